@@ -1,7 +1,8 @@
 """Build the archives of the demo's web shop: ``shop-VERSION.tar.zst``, the same bytes every time.
 
-A release as a team would ship it: the application, its pinned libraries (vendored, byte-compiled), its data and pictures;
-about 40 MB packed, 110 MB unpacked. 1.1 sells one thing more than 1.0; 1.2 forgets a price, so it is never healthy.
+A release as a team would ship it: the application, its pinned libraries (vendored, byte-compiled), its data and its
+pictures; about 40 MB packed, 110 MB unpacked. 1.1 sells one thing more than 1.0; 1.2 forgets a price, so it is never
+healthy.
 """
 
 from __future__ import annotations
@@ -20,11 +21,7 @@ import zstandard
 
 SHOP = Path(__file__).resolve().parent / "shop"
 MTIME = 1767225600  # of every member, 2026-01-01: the same bytes each time
-
-THINGS = """
-armchair atlas bicycle binoculars blanket bookcase candle chessboard clock compass cushion fountain-pen globe guitar
-hammock kettle lantern magnifier mirror notebook paintbrush piano rucksack sextant teapot telescope umbrella vase
-""".split()
+THINGS = (SHOP / "things.txt").read_text().split()  # that the shop sells
 
 
 def archives(versions: list[str], cache: Path) -> dict[str, Path]:
@@ -57,20 +54,9 @@ def recipe() -> str:
 def vendor(tree: Path) -> None:
     """The parts that all versions share: the program, its libraries and all pictures."""
     libraries = tree / "vendor"
-    run = [
-        sys.executable,
-        "-m",
-        "pip",
-        "--disable-pip-version-check",
-        "install",
-        "--quiet",
-        "--no-compile",
-        "--no-deps",
-    ]
-    subprocess.run(
-        [*run, "--only-binary=:all:", "--requirement", str(SHOP / "requirements.txt"), "--target", str(libraries)],
-        check=True,
-    )
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
+    pinned = ["--requirement", str(SHOP / "requirements.txt"), "--no-deps", "--only-binary=:all:", "--no-compile"]
+    subprocess.run([*pip, "install", *pinned, "--target", str(libraries)], check=True)
     shutil.rmtree(libraries / "bin", ignore_errors=True)  # commands with this machine's paths in them
     compile_all = ["-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", "-s", str(tree), str(libraries)]
     subprocess.run([sys.executable, *compile_all], check=True)

@@ -19,7 +19,7 @@ STOP_SECONDS = 5.0
 
 
 def is_shop(pid: int) -> bool:
-    """Whether `pid` is a shop still: not gone, not a zombie (no command line), not a stranger with a number used again."""
+    """Whether `pid` is a shop: not gone, not a zombie (no command line), no stranger whose number was used again."""
     try:
         return b"shop.py\0" in Path(f"/proc/{pid}/cmdline").read_bytes()
     except (FileNotFoundError, ProcessLookupError):

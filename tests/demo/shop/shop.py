@@ -1,8 +1,8 @@
 """A small web shop: what the demo rolls out.
 
-It lives in one folder (a release of the archive that build_shop.py makes): this file, VERSION, catalogue.json, orders.csv,
-pictures/ and vendor/. It serves the shop window at ``/``, bestsellers at ``/bestsellers``, pictures with previews, and
-``/health``, which says which version answers once everything a customer needs is in order.
+It lives in one folder (a release of the archive that build_shop.py makes): this file, VERSION, catalogue.json,
+orders.csv, pictures/ and vendor/. It serves the shop window at ``/``, bestsellers at ``/bestsellers``, pictures with
+previews, and ``/health``, which says which version answers once everything a customer needs is in order.
 
     python shop.py PORT
 """

@@ -1,0 +1,325 @@
+"""The agent's configuration: one YAML file, read into typed values; everything wrong with it is told at once."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import socket
+import stat
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+import yaml
+
+from shoal.agent.addresses import parse_endpoint, parse_ip
+from shoal.agent.errors import ConfigError
+from shoal.swarm import EngineSettings, WebSeedPolicy
+
+MAX_CONFIG_BYTES = 64 * 1024  # a real one has a few hundred bytes: more is the wrong file
+MAX_RATE = 2**31 - 1  # libtorrent keeps rate limits in a 32-bit int
+MAX_SOCKET_PATH = 107  # sun_path of Linux, less its closing NUL (unix(7))
+
+
+class ByteRate(int):
+    """Bytes per second; in YAML a whole number or text such as ``2MB`` or ``500KiB``. 0: no limit."""
+
+
+class FileMode(int):
+    """Permission bits; in YAML quoted octal text such as ``"0660"``."""
+
+
+class ListenAddress(str):
+    """``ADDRESS:PORT`` with an IP address."""
+
+
+class IpAddress(str):
+    """An IPv4 or IPv6 address."""
+
+
+class AgentName(str):
+    """How this agent calls itself to its peers: an inventory's host name fits."""
+
+
+class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """For the whole agent; 0: no limit."""
+
+    upload: ByteRate = ByteRate(0)
+    download: ByteRate = ByteRate(0)
+
+
+class Discovery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Ways to find peers beside trackers and hand-given ones; all off on a fleet's own network."""
+
+    dht: bool = False
+    lsd: bool = False
+    upnp: bool = False
+    natpmp: bool = False
+
+
+class WebSeeds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """When a stalled torrent may turn to its web seeds."""
+
+    stall_after: Annotated[float, msgspec.Meta(ge=0, le=86400)] = 20
+    jitter: Annotated[float, msgspec.Meta(ge=0, le=86400)] = 20
+    max_connections: Annotated[int, msgspec.Meta(ge=0, le=64)] = 2
+
+
+class Log(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is logged, to standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["json", "text"] = "json"
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The whole file; docs/agent.md describes every key."""
+
+    name: AgentName = AgentName("")  # empty: the host's name
+    socket: Path = Path("/run/shoal/agent.sock")
+    socket_mode: FileMode = FileMode(0o660)
+    state_dir: Path = Path("/var/lib/shoal")
+    store_dir: Path | None = None  # None: state_dir/store
+    listen: Annotated[tuple[ListenAddress, ...], msgspec.Meta(min_length=1, max_length=16)] = (
+        ListenAddress("0.0.0.0:6891"),
+        ListenAddress("[::]:6891"),
+    )
+    announce_ip: IpAddress | None = None
+    limits: Limits = Limits()
+    discovery: Discovery = Discovery()
+    web_seeds: WebSeeds = WebSeeds()
+    resume_interval: Annotated[float, msgspec.Meta(ge=1, le=86400)] = 30
+    log: Log = Log()
+
+    def engine_settings(self) -> EngineSettings:
+        """The same values as the engine takes them."""
+        return EngineSettings(
+            state_dir=self.state_dir,
+            store_dir=self.store_dir or self.state_dir / "store",
+            listen=tuple(str(address) for address in self.listen),
+            agent_name=str(self.name) or _host_name(),
+            upload_limit=int(self.limits.upload),
+            download_limit=int(self.limits.download),
+            dht=self.discovery.dht,
+            lsd=self.discovery.lsd,
+            upnp=self.discovery.upnp,
+            natpmp=self.discovery.natpmp,
+            announce_ip=str(self.announce_ip or ""),
+            resume_interval=self.resume_interval,
+            web_seed=WebSeedPolicy(
+                stall_after=self.web_seeds.stall_after,
+                jitter=self.web_seeds.jitter,
+                max_connections=self.web_seeds.max_connections,
+            ),
+        )
+
+
+def load(path: Path | None, overrides: Mapping[str, Any] | None = None) -> Config:
+    """Read ``path`` (None: only defaults), lay ``overrides`` (top-level keys, from the command line) over it.
+
+    Raises ConfigError that names the file and, for each problem, the key, what was found and what was expected.
+    """
+    tree: dict[str, Any] = {}
+    if path is not None:
+        tree = _read_yaml(path)
+        _build(Config, tree, source=str(path))
+    if overrides:
+        _build(Config, overrides, source="the command line")
+    return _build(Config, {**tree, **(overrides or {})}, source=str(path or "the command line"))
+
+
+def _host_name() -> str:
+    return re.sub(r"[^A-Za-z0-9._:-]", "-", socket.gethostname()) or "agent"
+
+
+# --- YAML -----------------------------------------------------------------------------------------------------
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """SafeLoader that refuses a key written twice, where YAML libraries silently keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, str) and key in seen:
+                raise yaml.constructor.ConstructorError(
+                    problem=f"the key {key!r} is there twice; keep one", problem_mark=key_node.start_mark
+                )
+            if isinstance(key, str):
+                seen.add(key)
+        return super().construct_mapping(node, deep=deep)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    text = _read_text(path)
+    try:
+        tree = yaml.load(text, Loader=_UniqueKeyLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise ConfigError(f"{path}: not valid YAML{where}: {error.problem or error.context}") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: nested too deeply; expected a mapping of keys to values") from None
+    if tree is None:
+        raise ConfigError(f"{path}: empty; write {{}} to take every default")
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: found {_found(tree)}, expected a mapping of keys to values, such as `name: host1`")
+    return tree
+
+
+def _read_text(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            info = os.fstat(file.fileno())
+            if os.geteuid() == 0:
+                _require_trusted(path, info)
+            data = file.read(MAX_CONFIG_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    if len(data) > MAX_CONFIG_BYTES:
+        raise ConfigError(f"{path}: more than {MAX_CONFIG_BYTES} bytes; this is not an agent's configuration")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 (byte {error.start}); save it as UTF-8") from None
+
+
+def _require_trusted(path: Path, info: os.stat_result) -> None:
+    """What root obeys only root may have written."""
+    others = info.st_mode & stat.S_IWOTH or (info.st_mode & stat.S_IWGRP and info.st_gid != 0)
+    if stat.S_ISREG(info.st_mode) and (info.st_uid != 0 or others):
+        raise ConfigError(
+            f"{path}: others than root can write it (owner {info.st_uid}, mode {stat.S_IMODE(info.st_mode):04o}) "
+            f"and this agent runs as root; chown root:root and chmod 0644 it, or run the agent as another user"
+        )
+
+
+# --- values ---------------------------------------------------------------------------------------------------
+
+_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+_RATE = re.compile(r"(\d{1,12}(?:\.\d{1,6})?) ?([A-Za-z]*)", re.ASCII)
+_NAME = re.compile(r"[A-Za-z0-9._:-]{0,64}", re.ASCII)
+
+
+def _parse_rate(value: object) -> ByteRate:
+    expected = "expected bytes per second: a whole number or text such as 2MB or 500KiB; 0 is no limit"
+    if isinstance(value, str) and (match := _RATE.fullmatch(value)) and match[2].lower() in _UNITS:
+        rate = int(float(match[1]) * _UNITS[match[2].lower()])
+    elif isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        rate = value
+    else:
+        raise ValueError(f"found {_found(value)}, {expected}")
+    if rate > MAX_RATE:
+        raise ValueError(f"found {_found(value)}, expected at most {MAX_RATE} bytes per second; 0 is no limit")
+    return ByteRate(rate)
+
+
+def _parse_mode(value: object) -> FileMode:
+    if not isinstance(value, str) or not re.fullmatch(r"0?[0-7]{3}", value, re.ASCII):
+        raise ValueError(f'found {_found(value)}, expected quoted octal permission bits such as "0660"')
+    return FileMode(int(value, 8))
+
+
+def _parse_path(value: object) -> Path:
+    if not isinstance(value, str) or not value.startswith("/") or "\0" in value:
+        raise ValueError(f"found {_found(value)}, expected an absolute path")
+    return Path(value)
+
+
+def _parse_listen(value: object) -> ListenAddress:
+    if not isinstance(value, str):
+        raise ValueError(f"found {_found(value)}, expected ADDRESS:PORT in quotes")
+    host, _ = parse_endpoint(value)
+    parse_ip(host)
+    return ListenAddress(value)
+
+
+def _parse_ip_address(value: object) -> IpAddress:
+    if not isinstance(value, str):
+        raise ValueError(f"found {_found(value)}, expected an IPv4 or IPv6 address")
+    return IpAddress(parse_ip(value))
+
+
+def _parse_name(value: object) -> AgentName:
+    if not isinstance(value, str) or not _NAME.fullmatch(value):
+        raise ValueError(f"found {_found(value)}, expected text of at most 64 letters, digits, dots, colons, - and _")
+    return AgentName(value)
+
+
+_PARSERS: dict[type, Callable[[object], object]] = {
+    ByteRate: _parse_rate,
+    FileMode: _parse_mode,
+    Path: _parse_path,
+    ListenAddress: _parse_listen,
+    IpAddress: _parse_ip_address,
+    AgentName: _parse_name,
+}
+
+
+def _parse(kind: type, value: object) -> object:
+    return _PARSERS[kind](value)
+
+
+# --- building -------------------------------------------------------------------------------------------------
+
+
+def _build(kind: type[Config], tree: Mapping[str, Any], source: str) -> Config:
+    problems: list[str] = []
+    _check(kind, tree, "", problems)
+    if not problems and len(os.fsencode(str(tree.get("socket", "")))) > MAX_SOCKET_PATH:
+        problems.append(f"socket: found {tree['socket']!r}, expected at most {MAX_SOCKET_PATH} bytes (unix(7))")
+    if problems:
+        raise ConfigError(f"{source}: " + (problems[0] if len(problems) == 1 else "\n  ".join(["", *problems]).strip()))
+    return msgspec.convert(dict(tree), kind, dec_hook=_parse)
+
+
+def _check(kind: type[msgspec.Struct], tree: Mapping[Any, Any], prefix: str, problems: list[str]) -> None:
+    """Try key after key, so that one run tells all that is wrong."""
+    fields = {field.name: field for field in msgspec.structs.fields(kind)}
+    for key, value in tree.items():
+        path = f"{prefix}{key}"
+        if key not in fields:
+            problems.append(f"{path}: unknown key{_nearest(key, list(fields))}")
+            continue
+        wanted = fields[key].type
+        if isinstance(wanted, type) and issubclass(wanted, msgspec.Struct):
+            if isinstance(value, dict):
+                _check(wanted, value, f"{path}.", problems)
+            else:
+                keys = ", ".join(field.name for field in msgspec.structs.fields(wanted))
+                problems.append(f"{path}: found {_found(value)}, expected a mapping with keys of: {keys}")
+            continue
+        try:
+            msgspec.convert(value, wanted, dec_hook=_parse)
+        except msgspec.ValidationError as error:
+            problems.append(f"{path}{_explain(error, value)}")
+
+
+def _explain(error: msgspec.ValidationError, value: object) -> str:
+    """``[1]: found …, expected …`` from msgspec's text or from a parser's above."""
+    text, _, where = str(error).partition(" - at `$")
+    if error.__cause__ is None:
+        text = text.replace("`", "").replace("Expected", "expected", 1)
+        text = f"found {_found(value)}, {text.split(', got')[0]}" if text.startswith("expected") else text
+    return f"{where.rstrip('`')}: {text}"
+
+
+def _nearest(key: object, known: list[str]) -> str:
+    near = difflib.get_close_matches(str(key), known, n=1)
+    return f"; did you mean {near[0]!r}?" if near else f"; known keys: {', '.join(sorted(known))}"
+
+
+def _found(value: object) -> str:
+    if value is None:
+        return "nothing (null)"
+    if isinstance(value, (dict, list)):
+        return "a mapping" if isinstance(value, dict) else "a list"
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:100]}…"

@@ -1,0 +1,130 @@
+"""The daemon: one engine, one socket, one event loop, from start to clean stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+from concurrent.futures import ThreadPoolExecutor
+
+from aiohttp import web
+
+from shoal import __version__
+from shoal.agent.api import Api
+from shoal.agent.config import Config
+from shoal.agent.errors import StartError
+from shoal.agent.events import EventLog
+from shoal.agent.imports import remove_leftovers
+from shoal.agent.log import log, log_event
+from shoal.agent.notify import notify, watchdog_interval
+from shoal.agent.sockets import hold_lock, listen_at
+from shoal.swarm import Engine, Event, State, SwarmError
+
+STOP_SECONDS = 20.0  # for saving resume data; systemd kills after 90 by default
+ANSWER_SECONDS = 2.0  # for requests under way when the agent stops
+THREADS = 4  # engine calls are short; more threads only cost memory
+STATUS_SECONDS = 10.0  # between two lines for `systemctl status` where no watchdog sets the pace
+
+
+def run(config: Config) -> int:
+    """Serve until SIGTERM or SIGINT; the exit status: 0 stopped cleanly, 1 state not saved.
+
+    Raises StartError where the daemon cannot start: folders, lock, socket or the engine itself.
+    """
+    with contextlib.ExitStack() as held:
+        try:
+            config.state_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
+            config.socket.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        except OSError as error:
+            raise StartError(f"cannot make the folder {error.filename}: {error.strerror}") from error
+        held.enter_context(hold_lock(config.state_dir / "agent.lock", f"state_dir {config.state_dir}"))
+        sock = held.enter_context(listen_at(config.socket, config.socket_mode))
+        return asyncio.run(_serve(config, sock))
+
+
+async def _serve(config: Config, sock: socket.socket) -> int:
+    loop = asyncio.get_running_loop()
+    loop.set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="engine"))
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    events = EventLog()
+
+    def on_event(event: Event) -> None:  # in the engine's thread
+        log_event(event)
+        loop.call_soon_threadsafe(events.publish, event)
+
+    settings = config.engine_settings()
+    await asyncio.to_thread(remove_leftovers, settings.store_dir)
+    engine = Engine(settings, on_event)
+    try:
+        await asyncio.to_thread(engine.start)
+    except SwarmError as error:
+        raise StartError(f"the engine does not start: {error}") from error
+    api = Api(
+        engine,
+        events,
+        name=settings.agent_name,
+        state_dir=settings.state_dir,
+        store_dir=settings.store_dir,
+        upload_limit=settings.upload_limit,
+        download_limit=settings.download_limit,
+    )
+    # A client that goes away ends its wait: long-polls are counted.
+    runner = web.AppRunner(
+        api.application(), access_log=None, handler_cancellation=True, shutdown_timeout=ANSWER_SECONDS
+    )
+    await runner.setup()
+    await web.SockSite(runner, sock).start()
+    pulse = asyncio.create_task(_pulse(engine))
+    log.info(
+        "agent started",
+        extra={
+            "fields": {
+                "version": __version__,
+                "name": settings.agent_name,
+                "socket": str(config.socket),
+                "listen": list(engine.listen_ports),
+                "state_dir": str(settings.state_dir),
+                "pid": os.getpid(),
+            }
+        },
+    )
+    notify("READY=1", f"MAINPID={os.getpid()}")
+    await stopping.wait()
+
+    notify("STOPPING=1")
+    log.info("agent stopping")
+    pulse.cancel()
+    events.close()
+    await runner.cleanup()
+    try:
+        # The engine keeps to its time by itself; should it hang all the same, we do not wait for its thread.
+        await asyncio.wait_for(asyncio.to_thread(engine.stop, STOP_SECONDS), STOP_SECONDS + 5)
+    except (asyncio.TimeoutError, SwarmError) as error:
+        log.error("state not saved: %s; data is checked again at the next start", error or "the engine hangs")
+        logging.shutdown()
+        os._exit(1)
+    log.info("agent stopped")
+    return 0
+
+
+async def _pulse(engine: Engine) -> None:
+    """Tell the service manager that we live, as long as the engine answers and its own thread is alive."""
+    watchdog = watchdog_interval()
+    while "NOTIFY_SOCKET" in os.environ:
+        try:
+            torrents = await asyncio.to_thread(engine.statuses)
+        except Exception:
+            log.exception("the engine does not answer: no more signs of life, so that the service manager restarts us")
+            return
+        fetching = sum(torrent.state is State.DOWNLOADING for torrent in torrents)
+        up, down = sum(t.upload_rate for t in torrents), sum(t.download_rate for t in torrents)
+        lines = [f"STATUS={len(torrents)} torrents, {fetching} fetching, {down} B/s down, {up} B/s up"]
+        if watchdog is not None and engine.alive:
+            lines.append("WATCHDOG=1")
+        notify(*lines)
+        await asyncio.sleep(watchdog or STATUS_SECONDS)

@@ -128,12 +128,15 @@ class TorrentStatus:
     private: bool
     download_rate: int
     upload_rate: int
-    downloaded: int  # payload bytes received since the torrent was added, restarts included
+    downloaded: int
+    """Payload bytes received since the torrent was added, restarts included: the sum of `from_peers` and
+    `from_web_seeds`. Blocks that came twice are not in it, those that failed the hash check are."""
     uploaded: int
     from_peers: dict[str, int]
     """Payload bytes received by source: a peer's agent_name where it told one, else its address."""
     from_web_seeds: int
     wasted: int  # received but thrown away: failed the hash check, or came twice
+    refetched: int  # received once, but not on disk any more at a later check: lost in a crash, or damaged
     rehashed: int  # bytes read back and hashed since this process started, because the record was not trusted
     peers: int
     seeds: int

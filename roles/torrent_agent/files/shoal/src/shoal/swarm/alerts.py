@@ -1,0 +1,68 @@
+"""libtorrent's alerts as events of ours. Everything is copied here: an alert is gone with the next ``pop_alerts``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import libtorrent as lt
+
+from shoal.swarm.types import Event, EventKind
+
+
+def endpoint(alert: Any) -> tuple[str, int]:
+    """Address and port of the peer that ``alert`` is about."""
+    # `ep` is 2.1's name, `endpoint` 2.0's
+    address, port = alert.ep if hasattr(alert, "ep") else alert.endpoint
+    return str(address), int(port)
+
+
+def _where(address: tuple[str, int]) -> str:
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _tracker_error(alert: Any, info_hash: str) -> Event:
+    message = alert.error_message() or alert.error.message()
+    return Event(EventKind.TRACKER_ERROR, info_hash, what=alert.tracker_url(), message=message)
+
+
+def _tracker_warning(alert: Any, info_hash: str) -> Event:
+    return Event(EventKind.TRACKER_ERROR, info_hash, what=alert.tracker_url(), message=alert.warning_message())
+
+
+def _peer_error(alert: Any, info_hash: str) -> Event:
+    return Event(EventKind.PEER_ERROR, info_hash, what=_where(endpoint(alert)), message=alert.error.message())
+
+
+def _url_seed_error(alert: Any, info_hash: str) -> Event:
+    message = alert.error_message() or alert.error.message()
+    return Event(EventKind.PEER_ERROR, info_hash, what=alert.server_url(), message=message)
+
+
+def _hash_failed(alert: Any, info_hash: str) -> Event:
+    return Event(EventKind.HASH_FAILED, info_hash, piece=alert.piece_index, message=alert.message())
+
+
+def _metadata_failed(alert: Any, info_hash: str) -> Event:
+    return Event(EventKind.PEER_ERROR, info_hash, what="metainfo", message=alert.error.message())
+
+
+def _listen_failed(alert: Any, _info_hash: str) -> Event:
+    return Event(EventKind.LISTEN_FAILED, what=alert.listen_interface(), message=alert.error.message())
+
+
+_TRANSLATIONS = {
+    lt.tracker_error_alert: _tracker_error,
+    lt.tracker_warning_alert: _tracker_warning,
+    lt.peer_error_alert: _peer_error,
+    lt.url_seed_alert: _url_seed_error,
+    lt.hash_failed_alert: _hash_failed,
+    lt.metadata_failed_alert: _metadata_failed,
+    lt.listen_failed_alert: _listen_failed,
+}
+
+
+def translate(alert: Any, info_hash: str) -> Event | None:
+    """The event that ``alert`` amounts to by itself; None where it means nothing without what went before."""
+    translation = _TRANSLATIONS.get(type(alert))
+    return translation(alert, info_hash) if translation else None

@@ -1,0 +1,872 @@
+"""The engine: torrents added, removed, watched and kept over restarts.
+
+One thread takes libtorrent's alerts and tells events; a second writes the state folder. Nobody polls: the alert thread
+sleeps until an alert comes or, while something is being fetched, until the next of that torrent's own deadlines.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from pathlib import Path
+from typing import Any
+
+import libtorrent as lt
+import msgspec
+
+from shoal.swarm import alerts, metainfo, settings
+from shoal.swarm.errors import BadTorrent, ConflictingData, SwarmError, UnknownTorrent
+from shoal.swarm.metainfo import Metainfo, Parsed, PayloadFile
+from shoal.swarm.resume import Quarantined, Record, Saved, StateFolder, stamp, write_atomically
+from shoal.swarm.torrent import Torrent
+from shoal.swarm.types import (
+    AddTorrent,
+    Endpoint,
+    EngineSettings,
+    Event,
+    EventKind,
+    PeerStatus,
+    State,
+    TorrentError,
+    TorrentStatus,
+)
+
+_log = logging.getLogger(__name__)
+
+_PROGRESS_INTERVAL = 1.0
+"""Seconds between progress events, and between notes of the counters, while bytes come in."""
+
+_IDLE_WAIT = 3600.0
+"""Seconds the alert thread sleeps when nothing is due: any number will do, alerts wake it."""
+
+_DELETE_TIMEOUT = 60.0
+
+
+class Engine:
+    """A libtorrent session with its torrents. All methods may be called from any thread; none from ``on_event``
+    may block.
+
+    :param on_event: called from the engine's alert thread, in order; it must return quickly
+    """
+
+    def __init__(self, settings: EngineSettings, on_event: Callable[[Event], None]) -> None:
+        self._settings = settings
+        self._on_event = on_event
+        self._folder = StateFolder(settings.state_dir)
+        self._lock = threading.RLock()
+        self._saved = threading.Condition(self._lock)
+        self._torrents: dict[str, Torrent] = {}
+        self._by_handle: dict[Any, Torrent] = {}
+        self._session: Any = None
+        self._thread: threading.Thread | None = None
+        self._writer: ThreadPoolExecutor | None = None
+        self._stopping = False
+        self._unsaved = False  # resume data that could not be saved: the next start must not trust it
+        self._ports: list[int] = []
+        self._early: list[Event] = []  # of before the alert thread ran
+        self._reactions: dict[type, Callable[[Torrent, Any], None]] = {
+            lt.block_downloading_alert: self._on_request,
+            lt.block_finished_alert: self._on_block,
+            lt.peer_connect_alert: self._on_peer_connect,
+            lt.add_torrent_alert: self._on_change,
+            lt.state_changed_alert: self._on_state_changed,
+            lt.torrent_finished_alert: self._on_change,
+            lt.torrent_checked_alert: self._on_checked,
+            lt.torrent_paused_alert: self._on_change,
+            lt.torrent_resumed_alert: self._on_change,
+            lt.torrent_error_alert: self._on_error,
+            lt.file_error_alert: self._on_error,
+            lt.cache_flushed_alert: self._on_cache_flushed,
+            lt.metadata_received_alert: self._on_metadata,
+            lt.save_resume_data_alert: self._on_resume_data,
+            lt.save_resume_data_failed_alert: self._on_resume_data_failed,
+            lt.torrent_deleted_alert: self._on_deleted,
+            lt.torrent_delete_failed_alert: self._on_deleted,
+        }
+
+    # --- life ---
+
+    def start(self) -> None:
+        """Open the session and load every torrent of the state folder.
+
+        :raises SwarmError: the folders cannot be used, or nothing can be listened at
+        """
+        self._settings.store_dir.mkdir(parents=True, exist_ok=True)
+        clean = self._folder.open()
+        try:
+            self._session = lt.session(settings.session_settings(self._settings))  # type: ignore[call-overload]
+            self._limit_everybody()
+            self._await_listening()
+        except BaseException:
+            self._session = None
+            self._folder.close(clean=clean)
+            raise
+        self._stopping = False
+        self._unsaved = False
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="shoal-state")
+        with self._lock:
+            for saved in self._folder.load():
+                self._load(saved, clean=clean)
+        self._thread = threading.Thread(target=self._run, name="shoal-alerts", daemon=True)
+        self._thread.start()
+
+    def stop(self, timeout: float = 20) -> None:
+        """Pause, save all resume data and end; within about ``timeout`` seconds, all saved or not.
+
+        What was not saved is checked again at the next start.
+        """
+        if self._session is None or self._thread is None or self._writer is None:
+            return
+        deadline = time.monotonic() + timeout
+        with self._lock:
+            now = time.monotonic()
+            self._session.pause()
+            for torrent in self._torrents.values():
+                torrent.take_seconds(now)
+                self._save_resume_data(torrent)
+            while any(torrent.saving for torrent in self._torrents.values()):
+                if not self._saved.wait(deadline - time.monotonic()):
+                    self._unsaved = True
+                    break
+            self._stopping = True
+        self._session.post_session_stats()  # an alert: the thread sees that it is to end
+        self._thread.join(max(1.0, deadline - time.monotonic()))
+        self._writer.shutdown(wait=True)
+        with self._lock:
+            self._torrents.clear()
+            self._by_handle.clear()
+            self._session = None  # its destructor waits for trackers to be told, stop_tracker_timeout at most
+            self._thread = self._writer = None
+        self._folder.close(clean=not self._unsaved)
+
+    @property
+    def listen_ports(self) -> tuple[int, ...]:
+        """The TCP ports that are really bound, in the order of ``EngineSettings.listen``."""
+        return tuple(self._ports)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the alert thread runs: without it the engine is deaf, whatever else still answers."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def _limit_everybody(self) -> None:
+        # By default peers on private networks and loopback are of the class `local` instead of `global`, and escape the
+        # rate limits: on a fleet, that is everybody.
+        everybody = 1 << int(self._session.global_peer_class_id)
+        classes = lt.ip_filter()
+        classes.add_rule("0.0.0.0", "255.255.255.255", everybody)
+        classes.add_rule("::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", everybody)
+        self._session.set_peer_class_filter(classes)
+
+    def _await_listening(self) -> None:
+        self._session.listen_port()  # answered after the sockets were opened, so their alerts are there
+        self._ports = []
+        self._early = []
+        for alert in self._session.pop_alerts():
+            if isinstance(alert, lt.listen_succeeded_alert):
+                if "TCP" in alert.message() and alert.port not in self._ports:
+                    self._ports.append(alert.port)
+            elif event := alerts.translate(alert, ""):
+                self._early.append(event)
+        if not self._ports:
+            found = "; ".join(f"{event.what}: {event.message}" for event in self._early) or "no such address here"
+            raise SwarmError(f"cannot listen at {', '.join(self._settings.listen)}: {found}")
+
+    # --- torrents ---
+
+    def add(self, request: AddTorrent) -> tuple[TorrentStatus, bool]:
+        """Add a torrent; if it is known, give it the peers, trackers and web seeds that it lacks.
+
+        :returns: its status, and whether it was unknown until now
+        :raises BadTorrent: it cannot be read
+        :raises ConflictingData: it is known with its payload elsewhere
+        """
+        parsed = metainfo.load(request)
+        peers = _resolve(request.peers)
+        with self._lock:
+            known = self._known(parsed, request)
+            if known:
+                self._merge(known, request, parsed.trackers, peers, parsed.web_seeds)
+                return known.status(), False
+            torrent = self._create(request, parsed, peers)
+            return torrent.status(), True
+
+    def describe(self, request: AddTorrent) -> TorrentStatus | None:
+        """The known torrent that ``request`` is about, None if there is none. Changes nothing.
+
+        :raises BadTorrent, ConflictingData: as `add` would
+        """
+        parsed = metainfo.load(request)
+        with self._lock:
+            known = self._known(parsed, request)
+            return known.status() if known else None
+
+    def remove(self, info_hash: str, *, data: bool) -> None:
+        """Forget a torrent, and with ``data`` delete its payload from the store, never one that is seeded in place.
+
+        :raises UnknownTorrent: it is not here
+        """
+        with self._lock:
+            torrent = self._get(info_hash)
+            assert self._writer is not None
+            delete = data and not torrent.in_place
+            torrent.removed = Future()
+            del self._torrents[info_hash]
+            if delete:
+                self._session.remove_torrent(torrent.handle, lt.options_t.delete_files)
+            else:
+                self._session.remove_torrent(torrent.handle)
+                self._by_handle.pop(torrent.handle, None)
+                torrent.removed.set_result(None)
+            written = self._writer.submit(self._folder.forget, info_hash)
+        written.result()
+        if delete:
+            try:
+                torrent.removed.result(_DELETE_TIMEOUT)
+            except FutureTimeoutError as error:
+                raise SwarmError(
+                    f"{info_hash}: its payload is still being deleted after {_DELETE_TIMEOUT:.0f} s"
+                ) from error
+            # what libtorrent does not know of: files of an import, empty folders
+            shutil.rmtree(self.store_path(info_hash), ignore_errors=True)
+        self._tell(Event(EventKind.REMOVED, info_hash))
+
+    def pause(self, info_hash: str) -> None:
+        """Neither fetch nor seed until `resume`; also after a restart."""
+        with self._lock:
+            torrent = self._get(info_hash)
+            torrent.record.paused = True
+            if torrent.state is State.CHECKING:
+                torrent.handle.set_flags(lt.torrent_flags.stop_when_ready)
+            else:
+                torrent.handle.pause()
+            self._changed(torrent)
+            self._write_record(torrent)
+
+    def resume(self, info_hash: str) -> None:
+        """Go on; after an error, try again."""
+        with self._lock:
+            torrent = self._get(info_hash)
+            torrent.record.paused = False
+            if torrent.error:
+                # only another look can tell whether the payload is right now
+                self.recheck(info_hash)
+            else:
+                torrent.handle.clear_error()
+                torrent.handle.unset_flags(lt.torrent_flags.stop_when_ready)
+                torrent.handle.resume()
+                self._changed(torrent)
+            self._write_record(torrent)
+
+    def recheck(self, info_hash: str) -> None:
+        """Hash all data on disk again; a paused torrent is paused again afterwards."""
+        with self._lock:
+            torrent = self._get(info_hash)
+            torrent.error = None
+            torrent.flushed = False
+            torrent.record.files = None
+            torrent.handle.clear_error()
+            torrent.handle.force_recheck()
+            if torrent.record.paused or torrent.in_place:
+                torrent.handle.set_flags(lt.torrent_flags.stop_when_ready)
+            torrent.handle.resume()  # a paused torrent does not check
+            self._changed(torrent)
+            self._write_record(torrent)
+
+    def status(self, info_hash: str) -> TorrentStatus:
+        """:raises UnknownTorrent: it is not here"""
+        with self._lock:
+            return self._get(info_hash).status()
+
+    def statuses(self) -> list[TorrentStatus]:
+        with self._lock:
+            return [torrent.status() for torrent in self._torrents.values()]
+
+    def peers(self, info_hash: str) -> list[PeerStatus]:
+        """Every peer that the torrent is connected to, or is connecting to."""
+        with self._lock:
+            return self._get(info_hash).peers()
+
+    def connect(self, info_hash: str, peers: Iterable[Endpoint]) -> None:
+        """Make peers known to a torrent; names are looked up. They are kept with it."""
+        resolved = _resolve(peers)
+        with self._lock:
+            torrent = self._get(info_hash)
+            self._add_peers(torrent, resolved)
+            self._write_record(torrent)
+
+    def extend(self, info_hash: str, addition: AddTorrent) -> None:
+        """Give a torrent the trackers, peers and web seeds of ``addition`` that it lacks; they are kept with it."""
+        peers = _resolve(addition.peers)
+        with self._lock:
+            self._merge(self._get(info_hash), addition, (), peers)
+
+    def set_limits(self, upload: int, download: int) -> None:
+        """Rate limits of the whole agent, bytes/s, 0 for none; until it is stopped."""
+        with self._lock:
+            self._session.apply_settings(settings.limits(upload, download))
+
+    def set_torrent_limits(self, info_hash: str, upload: int, download: int) -> None:
+        """Rate limits of one torrent, bytes/s, 0 for none."""
+        with self._lock:
+            torrent = self._get(info_hash)
+            torrent.record.upload_limit = upload
+            torrent.record.download_limit = download
+            torrent.handle.set_upload_limit(upload)
+            torrent.handle.set_download_limit(download)
+            self._write_record(torrent)
+
+    def metainfo(self, info_hash: str) -> bytes | None:
+        """The .torrent; None while a magnet's metainfo is still unknown."""
+        with self._lock:
+            self._get(info_hash)
+        try:
+            return self._folder.torrent_file(info_hash).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def files(self, info_hash: str) -> tuple[PayloadFile, ...]:
+        """The torrent's files in its own order, gaps between them (``pad``) included; none while they are unknown."""
+        with self._lock:
+            known = self._get(info_hash).metainfo
+            return tuple(known.files) if known else ()
+
+    def store_path(self, info_hash: str) -> Path:
+        """The folder of the store that holds the torrent's payload."""
+        return self._settings.store_dir / info_hash
+
+    # --- adding ---
+
+    def _get(self, info_hash: str) -> Torrent:
+        try:
+            return self._torrents[info_hash]
+        except KeyError:
+            raise UnknownTorrent(f"no torrent {info_hash} is here") from None
+
+    def _known(self, parsed: Parsed, request: AddTorrent) -> Torrent | None:
+        known = self._torrents.get(parsed.info_hash) or next(
+            (t for t in self._torrents.values() if parsed.info_hash_v2 and t.info_hash_v2 == parsed.info_hash_v2), None
+        )
+        if known:
+            wanted = _absolute(request.data_path)
+            if wanted is not None and wanted != known.record.data_path:
+                where = known.record.data_path or f"the agent's store ({self.store_path(known.info_hash)})"
+                raise ConflictingData(
+                    f"torrent {known.info_hash} is here already with its payload in {where}, not in {wanted}: "
+                    "remove it first"
+                )
+        return known
+
+    def _create(self, request: AddTorrent, parsed: Parsed, peers: list[Endpoint]) -> Torrent:
+        assert self._writer is not None
+        data_path = _absolute(request.data_path)
+        if data_path is not None and parsed.metainfo is None:
+            raise BadTorrent("a magnet cannot be seeded from existing data: give the .torrent")
+        record = Record(
+            info_hash=parsed.info_hash,
+            magnet=request.magnet,
+            data_path=data_path,
+            trackers=[list(tier) for tier in request.trackers][: settings.MAX_TRACKERS],
+            web_seeds=list(dict.fromkeys([*parsed.web_seeds, *request.web_seeds]))[: settings.MAX_WEB_SEEDS],
+            upload_limit=request.upload_limit,
+            download_limit=request.download_limit,
+            paused=request.paused,
+            added_at=time.time(),
+        )
+        torrent = self._attach(record, parsed, parsed.params)
+        self._add_peers(torrent, peers)
+        # Whoever was told that the torrent is added finds it again after a power cut.
+        if request.torrent is not None:
+            self._writer.submit(write_atomically, self._folder.torrent_file(record.info_hash), request.torrent).result()
+        self._write_record(torrent).result()
+        self._tell(Event(EventKind.ADDED, record.info_hash, state=torrent.state))
+        return torrent
+
+    def _attach(self, record: Record, parsed: Parsed, params: Any) -> Torrent:
+        """Hand a torrent to libtorrent: ``params`` are the parsed ones or those of its resume data."""
+        store = self.store_path(record.info_hash)
+        root = Path(record.data_path).parent if record.data_path else store
+        torrent = Torrent(record, parsed, root, self._settings.web_seed)
+        tiers = [*parsed.trackers, *record.trackers]
+        params.trackers = [url for tier in tiers for url in tier]
+        params.tracker_tiers = [number for number, tier in enumerate(tiers) for _ in tier]
+        params.save_path = str(root)
+        params.upload_limit = record.upload_limit
+        params.download_limit = record.download_limit
+        params.total_uploaded = record.uploaded
+        params.url_seeds = []
+        flags = lt.torrent_flags
+        params.flags = flags.duplicate_is_error | flags.override_web_seeds | flags.override_trackers
+        if record.paused or record.data_path:
+            # paused as soon as the check is done: a torrent that is added paused would not be checked
+            params.flags |= flags.stop_when_ready
+        if record.data_path:
+            # In place: libtorrent must not write, whatever it finds. In upload mode it asks nobody for anything, and
+            # files of priority 0 are not created (it would make missing empty files and links).
+            params.flags |= flags.upload_mode
+            assert parsed.metainfo is not None
+            params.file_priorities = [4 if file.size else 0 for file in parsed.metainfo.files]
+            params.renamed_files = _renames(parsed.metainfo, Path(record.data_path))
+        else:
+            store.mkdir(parents=True, exist_ok=True)
+        try:
+            torrent.handle = self._session.add_torrent(params)
+        except RuntimeError as error:
+            raise SwarmError(f"torrent {record.info_hash} cannot be added: {error}") from error
+        self._torrents[record.info_hash] = torrent
+        self._by_handle[torrent.handle] = torrent
+        return torrent
+
+    def _merge(
+        self,
+        torrent: Torrent,
+        request: AddTorrent,
+        trackers: tuple[tuple[str, ...], ...],
+        peers: list[Endpoint],
+        web_seeds: tuple[str, ...] = (),
+    ) -> None:
+        record = torrent.record
+        have = {entry["url"] for entry in torrent.handle.trackers()}
+        tier = max((entry["tier"] for entry in torrent.handle.trackers()), default=-1)
+        for urls in (*trackers, *request.trackers):
+            new = [url for url in dict.fromkeys(urls) if url not in have]
+            if not new or len(have) + len(new) > settings.MAX_TRACKERS:
+                continue
+            tier += 1
+            for url in new:
+                torrent.handle.add_tracker({"url": url, "tier": tier})
+            record.trackers.append(new)
+            have.update(new)
+        all_seeds = dict.fromkeys([*record.web_seeds, *web_seeds, *request.web_seeds])
+        record.web_seeds = list(all_seeds)[: settings.MAX_WEB_SEEDS]
+        self._add_peers(torrent, peers)
+        self._write_record(torrent)
+
+    def _add_peers(self, torrent: Torrent, peers: list[Endpoint]) -> None:
+        known = dict.fromkeys([*torrent.record.peers, *peers])
+        torrent.record.peers = list(known)[-settings.MAX_GIVEN_PEERS :]
+        for peer in peers:
+            torrent.handle.connect_peer(peer)
+
+    def _load(self, saved: Saved | Quarantined, *, clean: bool) -> None:
+        if isinstance(saved, Quarantined):
+            self._warn("", str(saved.path), f"a file of the state could not be read and was moved here: {saved.reason}")
+            return
+        record = saved.record
+        parsed = self._read_torrent(saved)
+        if parsed is None:
+            self._quarantine(
+                self._folder.record_file(record.info_hash), record, "neither .torrent nor magnet is left of it"
+            )
+            return
+        params = parsed.params
+        trusted = clean
+        if record.completed_at is not None:
+            # A complete torrent is not written to any more: only its files can tell whether they are still the same.
+            metainfo_ = parsed.metainfo
+            payload = Path(record.data_path) if record.data_path else None
+            if payload is None and metainfo_ is not None:
+                payload = self.store_path(record.info_hash) / metainfo_.root
+            found = stamp(metainfo_.paths(payload)) if metainfo_ and payload else None
+            trusted = record.files is not None and found == record.files
+        if trusted and saved.resume is not None:
+            try:
+                resumed = lt.read_resume_data(saved.resume, settings.LOAD_LIMITS)  # type: ignore[call-overload]
+                if metainfo.key(resumed.info_hashes) != record.info_hash:
+                    raise RuntimeError("it is about another torrent")
+                resumed.ti = params.ti
+                params = resumed
+            except RuntimeError as error:
+                self._quarantine(self._folder.resume_file(record.info_hash), record, str(error))
+                trusted = False
+        if not trusted:
+            record.files = None
+        try:
+            torrent = self._attach(record, parsed, params)
+        except SwarmError as error:
+            self._quarantine(self._folder.record_file(record.info_hash), record, str(error))
+            return
+        torrent.unclean = not clean
+        self._add_peers(torrent, record.peers)
+
+    def _read_torrent(self, saved: Saved) -> Parsed | None:
+        record = saved.record
+        if saved.torrent is not None:
+            try:
+                parsed = metainfo.load_torrent(saved.torrent)
+                if parsed.info_hash != record.info_hash and parsed.info_hash_v2 is None:
+                    raise BadTorrent(f"it is about {parsed.info_hash}")
+                return parsed
+            except BadTorrent as error:
+                self._quarantine(self._folder.torrent_file(record.info_hash), record, str(error))
+        if record.magnet is not None:
+            try:
+                return metainfo.load_magnet(record.magnet)
+            except BadTorrent:
+                pass
+        return None
+
+    def _quarantine(self, path: Path, record: Record, reason: str) -> None:
+        quarantined = self._folder.quarantine(path, reason)
+        self._warn(
+            record.info_hash,
+            str(quarantined.path),
+            f"a file of the state could not be used and was moved here: {reason}",
+        )
+
+    def _warn(self, info_hash: str, what: str, message: str) -> None:
+        _log.warning("%s: %s", what, message)
+        self._early.append(Event(EventKind.ERROR, info_hash, what=what, message=message))
+
+    # --- the alert thread ---
+
+    def _run(self) -> None:
+        for event in self._early:
+            self._tell(event)
+        while True:
+            with self._lock:
+                if self._stopping:
+                    return
+                wait = self._next_deadline() - time.monotonic()
+            self._session.wait_for_alert(max(0, int(wait * 1000) + 1))
+            with self._lock:
+                for alert in self._session.pop_alerts():
+                    self._react_safely(alert)
+                self._look_after_fetching(time.monotonic())
+
+    def _next_deadline(self) -> float:
+        due = time.monotonic() + _IDLE_WAIT
+        for torrent in self._torrents.values():
+            if torrent.fetching_since is not None:
+                for own in (torrent.progress_due, torrent.resume_due, torrent.web_seeds.due):
+                    if own is not None:
+                        due = min(due, own)
+        return due
+
+    def _react_safely(self, alert: Any) -> None:
+        try:
+            self._react(alert)
+        except Exception:
+            # one alert that is not understood must not end the agent's account of all the others
+            _log.exception("an alert could not be worked on: %s", type(alert).__name__)
+
+    def _react(self, alert: Any) -> None:
+        handle = getattr(alert, "handle", None)
+        torrent = self._by_handle.get(handle) if handle is not None else None
+        reaction = self._reactions.get(type(alert))
+        if reaction and torrent:
+            reaction(torrent, alert)
+        elif event := alerts.translate(alert, torrent.info_hash if torrent else ""):
+            self._tell(event)
+        elif isinstance(alert, lt.alerts_dropped_alert):
+            _log.warning("libtorrent dropped alerts: the account of who sent what is not exact for a while")
+
+    def _tell(self, event: Event) -> None:
+        self._on_event(event)
+
+    def _on_block(self, torrent: Torrent, alert: Any) -> None:
+        torrent.count_block(alerts.endpoint(alert), alert.piece_index, alert.block_index)
+
+    def _on_request(self, torrent: Torrent, alert: Any) -> None:
+        torrent.requested[alert.piece_index, alert.block_index] = alerts.endpoint(alert)
+
+    def _on_peer_connect(self, torrent: Torrent, alert: Any) -> None:
+        torrent.sources.pop(alerts.endpoint(alert), None)  # somebody else may have had this address and port
+
+    def _on_change(self, torrent: Torrent, _alert: Any) -> None:
+        self._changed(torrent)
+
+    def _on_state_changed(self, torrent: Torrent, alert: Any) -> None:
+        states = lt.torrent_status.states
+        if alert.state in (states.checking_files, states.checking_resume_data):
+            torrent.flushed = False
+        if alert.state == states.checking_files:
+            torrent.hashing = True
+        self._changed(torrent)
+
+    def _on_checked(self, torrent: Torrent, _alert: Any) -> None:
+        record = torrent.record
+        status = torrent.handle.status()
+        if torrent.hashing:
+            torrent.hashing = False
+            present = stamp([path for path in torrent.file_paths() if path and path.exists()]) or []
+            torrent.rehashed += min(sum(size for size, _ in present), torrent.metainfo.size if torrent.metainfo else 0)
+        # Reconcile what is here with what we know to have fetched.
+        known = record.found + record.received - record.failed - record.refetched
+        difference = status.total_done - known
+        if difference < 0:
+            record.refetched -= difference
+        elif torrent.unclean and record.received:
+            torrent.count_unknown(difference)  # fetched just before the crash, after the last note of the counters
+        else:
+            record.found += difference
+        torrent.unclean = False
+        torrent.take_counters(status)
+        if torrent.in_place:
+            self._judge_in_place(torrent, status)
+        self._changed(torrent)
+
+    def _judge_in_place(self, torrent: Torrent, status: Any) -> None:
+        if status.num_pieces == (torrent.metainfo.pieces if torrent.metainfo else -1):
+            if not torrent.record.paused:
+                torrent.handle.resume()
+            return
+        torrent.error = _difference(torrent)
+        torrent.handle.pause()
+
+    def _on_error(self, torrent: Torrent, _alert: Any) -> None:
+        self._changed(torrent)
+
+    def _on_cache_flushed(self, torrent: Torrent, _alert: Any) -> None:
+        states = lt.torrent_status.states
+        if torrent.handle.status().state in (states.finished, states.seeding):
+            torrent.flushed = True
+            self._changed(torrent)
+
+    def _changed(self, torrent: Torrent) -> None:
+        """Look at the torrent's state, and do what a new one asks for."""
+        status = torrent.handle.status()
+        state = torrent.state_in(status)
+        now = time.monotonic()
+        fetching = state in (State.DOWNLOADING, State.METADATA) and not torrent.record.paused
+        if fetching and torrent.fetching_since is None:
+            torrent.fetching_since = torrent.last_byte_at = now
+            if state is State.DOWNLOADING and torrent.record.web_seeds:
+                torrent.web_seeds.start(now)
+        elif not fetching and torrent.fetching_since is not None:
+            torrent.take_seconds(now)
+            torrent.fetching_since = torrent.progress_due = torrent.resume_due = None
+            self._take_web_seeds(torrent)
+            torrent.web_seeds.stop()
+            torrent.take_counters(status)
+        if state is torrent.state:
+            return
+        torrent.state = state
+        self._tell(Event(EventKind.STATE, torrent.info_hash, state=state))
+        if state is State.COMPLETE:
+            self._completed(torrent, status)
+        elif state is State.ERROR:
+            error = torrent.status().error or TorrentError("unknown error")
+            self._tell(Event(EventKind.ERROR, torrent.info_hash, state=state, what=error.what, message=error.message))
+            self._write_record(torrent)
+
+    def _completed(self, torrent: Torrent, status: Any) -> None:
+        record = torrent.record
+        torrent.take_counters(status)
+        torrent.count_rest()
+        if record.completed_at is None:
+            record.completed_at = time.time()
+        self._tell(Event(EventKind.COMPLETE, torrent.info_hash, state=State.COMPLETE))
+        if record.files is None:
+            self._save_resume_data(torrent)
+            self._seal(torrent)
+
+    def _seal(self, torrent: Torrent) -> None:
+        """Note how the complete files look, once their content is safe on disk: after a crash they need no check."""
+        assert self._writer is not None
+        paths = torrent.file_paths()
+
+        def work() -> None:
+            files = stamp(paths, sync=not torrent.in_place)
+            with self._lock:
+                if torrent.state is State.COMPLETE and self._torrents.get(torrent.info_hash) is torrent:
+                    torrent.record.files = files
+                    data = msgspec.json.encode(torrent.record)
+                else:
+                    return
+            write_atomically(self._folder.record_file(torrent.info_hash), data)
+
+        self._writer.submit(work)
+
+    def _on_metadata(self, torrent: Torrent, _alert: Any) -> None:
+        torrent.metainfo = Metainfo(torrent.handle.torrent_file())
+        torrent.info_hash_v2 = metainfo.key_v2(torrent.handle.info_hashes())
+        self._tell(Event(EventKind.METADATA, torrent.info_hash))
+        self._changed(torrent)
+        if torrent.record.web_seeds and torrent.fetching_since is not None:
+            torrent.web_seeds.start(time.monotonic())
+        self._save_resume_data(torrent)
+
+    def _on_deleted(self, torrent: Torrent, _alert: Any) -> None:
+        self._by_handle.pop(torrent.handle, None)
+        if torrent.removed and not torrent.removed.done():
+            torrent.removed.set_result(None)
+
+    # --- while fetching ---
+
+    def _look_after_fetching(self, now: float) -> None:
+        for torrent in self._torrents.values():
+            if torrent.fetching_since is None:
+                torrent.swarm_delivered = torrent.web_delivered = False
+                continue
+            if torrent.swarm_delivered or torrent.web_delivered:
+                self._delivered(torrent, now)
+            if torrent.progress_due is not None and now >= torrent.progress_due:
+                torrent.progress_due = None
+                torrent.progressed_at = now
+                self._tell(Event(EventKind.PROGRESS, torrent.info_hash, state=torrent.state))
+                torrent.take_counters(torrent.handle.status())
+                torrent.take_seconds(now)
+                # Survives a kill of this process, and of more only the resume data is to be trusted: no sync.
+                if torrent.record_write is None or torrent.record_write.done():
+                    self._write_record(torrent, sync=False)
+            if torrent.resume_due is not None and now >= torrent.resume_due:
+                self._save_resume_data(torrent)
+            if torrent.web_seeds.due is not None and now >= torrent.web_seeds.due:
+                self._give_web_seeds(torrent, now)
+
+    def _delivered(self, torrent: Torrent, now: float) -> None:
+        if torrent.swarm_delivered and torrent.web_seeds.in_use:
+            self._take_web_seeds(torrent)
+        if torrent.swarm_delivered:
+            torrent.web_seeds.swarm_delivered(now)
+        else:
+            torrent.web_seeds.delivered(now)
+        torrent.swarm_delivered = torrent.web_delivered = False
+        torrent.last_byte_at = now
+        if torrent.progress_due is None:
+            torrent.progress_due = max(now, torrent.progressed_at + _PROGRESS_INTERVAL)
+        if torrent.resume_due is None:
+            torrent.resume_due = now + self._settings.resume_interval
+
+    def _give_web_seeds(self, torrent: Torrent, now: float) -> None:
+        stalled = now - torrent.last_byte_at
+        self._take_web_seeds(torrent)
+        for url in torrent.record.web_seeds:
+            torrent.handle.add_url_seed(url)
+        torrent.web_seeds.use(now)
+        self._tell(
+            Event(
+                EventKind.WEB_SEEDS_USED,
+                torrent.info_hash,
+                what=" ".join(torrent.record.web_seeds),
+                message=f"no byte came from the swarm for {stalled:.0f} s",
+            )
+        )
+
+    def _take_web_seeds(self, torrent: Torrent) -> None:
+        if torrent.web_seeds.in_use:
+            for url in torrent.record.web_seeds:
+                torrent.handle.remove_url_seed(url)
+
+    # --- the state folder ---
+
+    def _write_record(self, torrent: Torrent, *, sync: bool = True) -> Future[None]:
+        assert self._writer is not None
+        data = msgspec.json.encode(torrent.record)
+        path = self._folder.record_file(torrent.info_hash)
+        torrent.record_write = self._writer.submit(write_atomically, path, data, sync=sync)
+        torrent.record_write.add_done_callback(self._log_failure)
+        return torrent.record_write
+
+    def _save_resume_data(self, torrent: Torrent) -> None:
+        torrent.resume_due = None
+        torrent.saving += 1
+        torrent.handle.save_resume_data(lt.save_resume_flags_t.flush_disk_cache)
+
+    def _on_resume_data(self, torrent: Torrent, alert: Any) -> None:
+        assert self._writer is not None
+        data = bytes(lt.write_resume_data_buf(alert.params))
+        metainfo_file = self._folder.torrent_file(torrent.info_hash)
+        status = torrent.handle.status()
+        torrent.take_counters(status)
+        record = msgspec.json.encode(torrent.record)
+        torrent_data = None
+        if torrent.record.magnet and torrent.metainfo and not metainfo_file.exists():
+            torrent_data = self._make_torrent_file(torrent, alert.params)
+
+        def work() -> None:
+            if torrent_data is not None:
+                write_atomically(metainfo_file, torrent_data)
+            write_atomically(self._folder.resume_file(torrent.info_hash), data)
+            write_atomically(self._folder.record_file(torrent.info_hash), record)
+
+        self._writer.submit(work).add_done_callback(lambda done: self._resume_data_written(torrent, done))
+
+    def _make_torrent_file(self, torrent: Torrent, params: Any) -> bytes | None:
+        params.ti = torrent.metainfo.ti if torrent.metainfo else None
+        params.url_seeds = torrent.record.web_seeds
+        try:
+            return bytes(lt.bencode(lt.write_torrent_file(params)))  # type: ignore[arg-type]
+        except RuntimeError as error:
+            # of a v2 magnet, the hashes of the pieces come with the pieces; written when complete
+            _log.info("%s: its .torrent cannot be written yet: %s", torrent.info_hash, error)
+            return None
+
+    def _resume_data_written(self, torrent: Torrent, done: Future[None]) -> None:
+        self._log_failure(done)
+        with self._saved:
+            torrent.saving -= 1
+            if done.exception():
+                self._unsaved = True
+            self._saved.notify_all()
+        if not done.exception():
+            self._tell(Event(EventKind.RESUME_SAVED, torrent.info_hash))
+
+    def _on_resume_data_failed(self, torrent: Torrent, alert: Any) -> None:
+        _log.warning("%s: resume data cannot be saved: %s", torrent.info_hash, alert.error.message())
+        torrent.saving -= 1
+        self._unsaved = True
+        self._saved.notify_all()
+
+    def _log_failure(self, done: Future[None]) -> None:
+        error = done.exception()
+        if error:
+            _log.error("the state folder %s cannot be written: %s", self._settings.state_dir, error)
+
+
+def _absolute(path: Path | None) -> str | None:
+    return str(path.absolute()) if path is not None else None
+
+
+def _resolve(peers: Iterable[Endpoint]) -> list[Endpoint]:
+    """Peers by address; a name stands for all of its addresses.
+
+    :raises SwarmError: a name that is not known, a port out of range
+    """
+    resolved: dict[Endpoint, None] = {}
+    for host, port in peers:
+        if not 0 < port < 65536:
+            raise SwarmError(f"peer {host}:{port}: a port is a number from 1 to 65535")
+        try:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except OSError as error:
+            raise SwarmError(f"peer {host}:{port}: {error}") from error
+        resolved.update(dict.fromkeys((str(entry[4][0]), port) for entry in found))
+    return list(resolved)
+
+
+def _renames(metainfo_: Metainfo, payload: Path) -> dict[int, str]:
+    """How the torrent's files are called when the payload has another name than the torrent's."""
+    if payload.name == metainfo_.root:
+        return {}
+    return {
+        index: str(Path(payload.name, *file.path.parts[1:]))
+        for index, file in enumerate(metainfo_.files)
+        if not file.pad
+    }
+
+
+def _difference(torrent: Torrent) -> TorrentError:
+    """Why a payload that should be seeded in place cannot be: the first file that is not the torrent's."""
+    assert torrent.metainfo is not None
+    right = torrent.handle.file_progress()
+    for index, (path, file) in enumerate(zip(torrent.file_paths(), torrent.metainfo.files, strict=True)):
+        if path is None or not file.size or right[index] == file.size:
+            continue
+        try:
+            size = path.stat().st_size
+        except OSError as error:
+            return TorrentError(f"the payload to seed cannot be read: {error.strerror}", str(path))
+        if size != file.size:
+            return TorrentError(f"the payload to seed has {size} bytes where the torrent says {file.size}", str(path))
+        return TorrentError(
+            "the payload to seed is not the torrent's: its content does not match the hashes", str(path)
+        )
+    return TorrentError("the payload to seed is not the torrent's", str(torrent.payload or ""))

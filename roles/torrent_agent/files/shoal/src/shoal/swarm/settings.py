@@ -1,0 +1,158 @@
+"""Every setting of the libtorrent session, each with its reason.
+
+"Measured" means, unless said otherwise: 20 peers and a seeder on links shaped to 10 or 100 Mbit/s.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import libtorrent as lt
+
+from shoal import __version__
+from shoal.swarm.types import EngineSettings
+
+MAX_TORRENT_BYTES = 16 << 20
+"""Largest .torrent, and largest metainfo taken from peers for a magnet. libtorrent's own 10 MB is reached by v2
+torrents of many files; ours are at most 4 MB (torrent_create), so 16 MiB leaves room for everybody else's."""
+
+LOAD_LIMITS = {
+    "max_buffer_size": MAX_TORRENT_BYTES,
+    # 16 MiB of SHA-1 hashes
+    "max_pieces": MAX_TORRENT_BYTES // 20,
+    "max_decode_depth": 100,
+    # about 6 a file: 16 MiB hold some 100,000 files
+    "max_decode_tokens": 3_000_000,
+}
+"""Bounds for parsing a .torrent (``load_torrent_limits``)."""
+
+BLOCK = 16 * 1024
+"""What peers ask one another for at a time (BEP 3)."""
+
+MAX_WEB_SEEDS = 32
+MAX_TRACKERS = 64
+MAX_GIVEN_PEERS = 1000
+"""Per torrent: bounds of what a request may bring."""
+
+MAX_SOURCES = 1000
+"""Names in TorrentStatus.from_peers; peers beyond it are counted together as "others". A fleet's names fit."""
+
+ALERT_QUEUE = 100_000
+"""Alerts that may wait for our thread. Two come with each block of 16 KiB: at 1 GB/s this is nearly a second of them.
+What is dropped beyond it costs exact accounting, nothing else: alerts that steer are of a higher priority, for which
+libtorrent keeps room."""
+
+ALERT_MASK = (
+    lt.alert.category_t.status_notification
+    | lt.alert.category_t.error_notification
+    | lt.alert.category_t.storage_notification
+    | lt.alert.category_t.tracker_notification
+    # who connected: a peer's name is looked up once a connection
+    | lt.alert.category_t.connect_notification
+    # each block, with the peer that sent it: the only exact account of where bytes came from (peer_info is gone as
+    # soon as the peer is, and seeds part as soon as both are complete)
+    | lt.alert.category_t.block_progress_notification
+)
+
+_UNCHOKE_SLOTS = 8
+"""Peers served at once. Measured at 20 peers: 8 to 12 are best (3: 1.34 times the ideal time, 20: 1.21, 8: 1.15)."""
+
+_MAX_REQUEST_QUEUE = 64
+"""Blocks a peer may have in flight from us on an unlimited link. Measured unshaped: 64 is best with 1 peer (2.6 s per
+GB; 2: 11 s) and with 5 (10.9 s; 500: 12.3 s). Deeper queues make a seeder send the same piece twice before peers pass
+it on."""
+
+_QUEUED_SECONDS = 0.2
+"""How much of a limited uplink, in seconds, may be in flight: fits every measured link from 10 to 100 Mbit/s."""
+
+
+def request_queue(upload_limit: int) -> int:
+    """Blocks that each peer may have in flight from us (``reqq``, BEP 10), for an uplink of ``upload_limit`` bytes/s.
+
+    The link's own rate is unknown to us unless a limit is set, hence the unshaped optimum without one.
+    """
+    if not upload_limit:
+        return _MAX_REQUEST_QUEUE
+    return max(2, min(_MAX_REQUEST_QUEUE, round(_QUEUED_SECONDS * upload_limit / (BLOCK * _UNCHOKE_SLOTS))))
+
+
+def limits(upload: int, download: int) -> dict[str, Any]:
+    """The settings that follow from the agent's rate limits (bytes/s, 0: none)."""
+    return {
+        "upload_rate_limit": upload,
+        "download_rate_limit": download,
+        # Told to peers once, in the extension handshake: live connections keep what they were told.
+        "max_allowed_in_request_queue": request_queue(upload),
+    }
+
+
+def session_settings(settings: EngineSettings) -> dict[str, Any]:
+    """The settings pack of a session that does what ``settings`` says."""
+    client = f"shoal/{__version__}"
+    return {
+        **limits(settings.upload_limit, settings.download_limit),
+        "alert_mask": ALERT_MASK,
+        "alert_queue_size": ALERT_QUEUE,
+        # --- who we are ---
+        "user_agent": client,
+        # The only text that a peer shows to others: with the agent's name in it, they can say where bytes came from.
+        "handshake_client_version": f"{client} ({settings.agent_name})" if settings.agent_name else client,
+        "announce_ip": settings.announce_ip,
+        # --- where we listen ---
+        "listen_interfaces": ",".join(settings.listen),
+        # A taken port is an error to report: by default libtorrent listens on some other one, which no firewall knows.
+        "listen_system_port_fallback": False,
+        "max_retry_port_bind": 0,
+        # Swarms of a fleet start all at once; the default backlog is 5.
+        "listen_queue_size": 128,
+        # --- how we find peers: by tracker and by hand, unless asked ---
+        "enable_dht": settings.dht,
+        "enable_lsd": settings.lsd,
+        "enable_upnp": settings.upnp,
+        "enable_natpmp": settings.natpmp,
+        # libtorrent's own floor, 300 s, overrides a tracker that wants to hear from us sooner; deploys want 60 s at most.
+        "min_announce_interval": 15,
+        # All trackers of a tier and all tiers: a swarm must find itself when one tracker is away.
+        "announce_to_all_trackers": True,
+        "announce_to_all_tiers": True,
+        # A dead tracker must not hold up the agent's stop (default 5 s), nor a first announce (default 30 s).
+        "stop_tracker_timeout": 1,
+        "tracker_completion_timeout": 15,
+        # --- how we connect ---
+        # By default 60 s pass after a first failed dial: measured, a minute lost when peers start before their seed.
+        "min_reconnect_time": 1,
+        # libtorrent counts failed dials up to 31 and waits that many times min_reconnect_time: a bound above it means
+        # that a peer given by hand, of which no tracker reminds us, is never given up.
+        "max_failcount": 32,
+        "peer_connect_timeout": 7,
+        "connection_speed": 200,
+        "torrent_connect_boost": 100,
+        "smooth_connects": False,
+        "connections_limit": 1000,
+        # Seeds dial the leechers they are told of: leechers that came first are served at once.
+        "seeding_outgoing_connections": True,
+        # Several agents on one host (tests, the demo) or behind one address are several peers.
+        "allow_multiple_connections_per_ip": True,
+        # uTP off: measured unshaped, 88 s per GB over uTP, 4 s over TCP.
+        "enable_outgoing_utp": False,
+        "enable_incoming_utp": False,
+        # --- how we serve ---
+        "choking_algorithm": int(lt.choking_algorithm_t.fixed_slots_choker),  # measured: rate-based 7.6 times the ideal
+        "unchoke_slots_limit": _UNCHOKE_SLOTS,
+        # Peers of a deploy come and go within seconds: whoever waits for a slot must not wait the default 15 s.
+        "unchoke_interval": 2,
+        "optimistic_unchoke_interval": 4,
+        # --- how we fetch ---
+        "max_out_request_queue": 500,
+        "send_redundant_have": False,  # haves to peers that have the piece: pure overhead that grows with the fleet
+        "whole_pieces_threshold": 0,  # measured: with whole pieces per peer, pieces are passed on later
+        "strict_end_game_mode": True,  # asks for a block twice only when nothing else is left to ask for
+        # --- web seeds: a server that a whole fleet may turn to ---
+        "max_web_seed_connections": settings.web_seed.max_connections,
+        # --- bounds ---
+        "max_metadata_size": MAX_TORRENT_BYTES,
+        "tracker_maximum_response_length": 1 << 20,
+        # --- the disk ---
+        # Every torrent is told to start or stop by us, none by libtorrent's queue: these bound only checks at one time.
+        "active_checking": 2,
+    }

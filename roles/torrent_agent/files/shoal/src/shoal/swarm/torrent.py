@@ -1,0 +1,340 @@
+"""One torrent while the engine runs: its libtorrent handle, our record of it, and what only this process knows."""
+
+from __future__ import annotations
+
+import re
+import time
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import libtorrent as lt
+
+from shoal.swarm.metainfo import Parsed
+from shoal.swarm.resume import Record
+from shoal.swarm.settings import MAX_SOURCES
+from shoal.swarm.types import (
+    PeerStatus,
+    State,
+    TorrentError,
+    TorrentStatus,
+    TrackerStatus,
+    WebSeedPolicy,
+)
+from shoal.swarm.webseeds import WebSeedTimer
+
+_STATES = {
+    lt.torrent_status.states.checking_files: State.CHECKING,
+    lt.torrent_status.states.downloading_metadata: State.METADATA,
+    lt.torrent_status.states.downloading: State.DOWNLOADING,
+    lt.torrent_status.states.finished: State.COMPLETE,
+    lt.torrent_status.states.seeding: State.COMPLETE,
+    lt.torrent_status.states.checking_resume_data: State.CHECKING,
+}
+_PEER_SOURCES = {
+    "tracker": lt.peer_info.tracker,
+    "dht": lt.peer_info.dht,
+    "pex": lt.peer_info.pex,
+    "lsd": lt.peer_info.lsd,
+    "resume_data": lt.peer_info.resume_data,
+}
+_PEER_FLAGS = (
+    "interesting",
+    "choked",
+    "remote_interested",
+    "remote_choked",
+    "outgoing_connection",
+    "connecting",
+    "handshake",
+    "seed",
+    "upload_only",
+    "optimistic_unchoke",
+    "snubbed",
+    "endgame_mode",
+    "on_parole",
+)
+_AGENT = re.compile(r"shoal/\S+ \(([\x21-\x7e]{1,128})\)")
+_WEB_SEED = 0  # in Torrent.sources: not a peer's name
+_OTHERS = "others"
+
+
+def agent_name(client: str) -> str:
+    """The name that an agent of ours gave itself (``handshake_client_version``); empty for any other client."""
+    match = _AGENT.fullmatch(client)
+    return match[1] if match else ""
+
+
+def client_of(info: Any) -> str:
+    client = info.client
+    return client.decode("utf-8", "replace") if isinstance(client, bytes) else str(client)
+
+
+class Torrent:
+    """Used under the engine's lock only. Times named ``*_at`` are of the monotonic clock unless in the record."""
+
+    def __init__(self, record: Record, parsed: Parsed, payload_root: Path, policy: WebSeedPolicy) -> None:
+        self.record = record
+        self.metainfo = parsed.metainfo
+        self.info_hash_v2 = parsed.info_hash_v2
+        self.torrent_trackers = parsed.trackers
+        self.payload_root = payload_root  # the folder that holds the payload
+        self.handle: Any = None
+
+        self.state = State.CHECKING
+        self.error: TorrentError | None = None  # ours; libtorrent's is in its status
+        self.flushed = False  # all content has left libtorrent's buffers since it was complete
+        self.hashing = False  # the check that runs reads the data, it does not only look at resume data
+        self.unclean = False  # what is on disk may be more or less than the record says
+        self.rehashed = 0
+        # libtorrent counts from 0 in each session
+        self.failed_before = record.failed
+        self.redundant_before = record.redundant
+
+        self.sources: dict[tuple[str, int], str | int] = {}
+        self.requested: dict[tuple[int, int], tuple[str, int]] = {}  # (piece, block): whom it was asked of last
+        self.fetching_since: float | None = None
+        self.last_byte_at = 0.0
+        self.progress_due: float | None = None
+        self.resume_due: float | None = None
+        self.progressed_at = 0.0
+        self.web_seeds = WebSeedTimer(policy)
+        self.swarm_delivered = False  # since the last look
+        self.web_delivered = False
+        self.saving = 0  # resume data asked for and not here yet
+        self.record_write: Future[None] | None = None
+        self.removed: Future[None] | None = None
+
+    @property
+    def info_hash(self) -> str:
+        return self.record.info_hash
+
+    @property
+    def in_place(self) -> bool:
+        return self.record.data_path is not None
+
+    @property
+    def payload(self) -> Path | None:
+        if self.record.data_path is not None:
+            return Path(self.record.data_path)
+        return self.payload_root / self.metainfo.root if self.metainfo else None
+
+    def file_paths(self) -> list[Path | None]:
+        """Where each file of the torrent is, None for pads; empty while the metainfo is unknown."""
+        payload = self.payload
+        return self.metainfo.paths(payload) if self.metainfo and payload else []
+
+    def state_in(self, status: Any) -> State:
+        """The state that libtorrent's ``status`` amounts to."""
+        if self.error or status.errc.value():
+            return State.ERROR
+        state = _STATES.get(status.state, State.CHECKING)
+        if state is State.COMPLETE and not self.flushed:
+            # Readers must find every byte in the files, and libtorrent may still hold some.
+            return self.state if self.state in (State.CHECKING, State.DOWNLOADING) else State.CHECKING
+        return state
+
+    # --- where bytes come from ---
+
+    def count_block(self, source: tuple[str, int], piece: int, block: int) -> None:
+        """A block came from the peer (or web seed) at ``source`` and is on disk."""
+        if self.metainfo is None:
+            return
+        self.requested.pop((piece, block), None)
+        size = self.metainfo.block_size(piece, block)
+        name = self.sources.get(source)
+        if name is None:
+            self._look_up_sources()
+            # gone already: its address is all that is known of it
+            name = self.sources.setdefault(source, source[0])
+        if isinstance(name, int):
+            self.record.from_web_seeds += size
+            self.web_delivered = True
+        else:
+            self._count(name, size)
+            self.swarm_delivered = True
+
+    def count_rest(self) -> None:
+        """Complete now: make up for the blocks that were not told of."""
+        if self.metainfo is None:
+            return
+        # libtorrent tells nothing of blocks whose write ends after the last piece was verified.
+        for (piece, block), source in list(self.requested.items()):
+            self.count_block(source, piece, block)
+        self.requested.clear()
+        record = self.record
+        unseen = self.metainfo.size + record.failed + record.refetched - record.found - record.received
+        if unseen > 0:  # alerts were dropped
+            self.count_unknown(unseen)
+
+    def count_unknown(self, size: int) -> None:
+        """``size`` bytes came, from whom was not seen: shared out as the others were."""
+        record = self.record
+        received = record.received
+        if not received:
+            self._count(_OTHERS, size)
+            return
+        left = size
+        for name, count in list(record.from_peers.items()):
+            share = size * count // received
+            self._count(name, share)
+            left -= share
+        if record.from_web_seeds:
+            record.from_web_seeds += left
+        else:
+            self._count(next(iter(record.from_peers)), left)
+
+    def _count(self, name: str, size: int) -> None:
+        counts = self.record.from_peers
+        if name not in counts and len(counts) >= MAX_SOURCES:
+            name = _OTHERS
+        counts[name] = counts.get(name, 0) + size
+
+    def _look_up_sources(self) -> None:
+        if len(self.sources) > 4 * MAX_SOURCES:
+            self.sources.clear()  # peers long gone
+        for info in self.handle.get_peer_info():
+            address, port = info.remote_endpoint() if hasattr(info, "remote_endpoint") else info.ip
+            if info.connection_type != lt.peer_info.standard_bittorrent:
+                self.sources[address, port] = _WEB_SEED
+            elif not info.flags & (lt.peer_info.handshake | lt.peer_info.connecting):
+                self.sources[address, port] = agent_name(client_of(info)) or address
+
+    def take_counters(self, status: Any) -> None:
+        """Bring the record up to what libtorrent has counted."""
+        record = self.record
+        record.failed = self.failed_before + status.total_failed_bytes
+        record.redundant = self.redundant_before + status.total_redundant_bytes
+        record.uploaded = max(record.uploaded, status.all_time_upload)
+        record.done = status.total_done
+
+    def take_seconds(self, now: float) -> None:
+        """Bring the record's time spent fetching up to ``now``."""
+        if self.fetching_since is not None:
+            self.record.download_seconds += now - self.fetching_since
+            self.fetching_since = now
+
+    # --- views ---
+
+    def status(self) -> TorrentStatus:
+        status = self.handle.status()
+        now = time.monotonic()
+        self.take_counters(status)
+        record = self.record
+        metainfo = self.metainfo
+        state = self.state
+        size = metainfo.size if metainfo else 0
+        done = size
+        if state is not State.COMPLETE:
+            # libtorrent's total_done has blocks of unverified pieces in it
+            done = min(size, status.total_done, status.num_pieces * metainfo.piece_length) if metainfo else 0
+        fetching = self.fetching_since is not None
+        return TorrentStatus(
+            info_hash=record.info_hash,
+            info_hash_v2=self.info_hash_v2,
+            name=metainfo.name if metainfo else str(status.name),
+            state=state,
+            paused=record.paused,
+            size=size,
+            done=done,
+            progress=status.progress if state is State.CHECKING else (done / size if size else 0.0),
+            piece_length=metainfo.piece_length if metainfo else 0,
+            pieces=metainfo.pieces if metainfo else 0,
+            pieces_done=status.num_pieces if metainfo else 0,
+            files=metainfo.file_count if metainfo else 0,
+            payload_path=self.payload,
+            in_store=not self.in_place,
+            private=bool(metainfo and metainfo.private),
+            download_rate=status.download_payload_rate,
+            upload_rate=status.upload_payload_rate,
+            downloaded=record.received,
+            uploaded=record.uploaded,
+            from_peers=dict(record.from_peers),
+            from_web_seeds=record.from_web_seeds,
+            wasted=record.failed + record.redundant,
+            refetched=record.refetched,
+            rehashed=self.rehashed,
+            peers=status.num_peers,
+            seeds=status.num_seeds,
+            trackers=tuple(_tracker(entry) for entry in self.handle.trackers()),
+            web_seeds=tuple(record.web_seeds),
+            upload_limit=record.upload_limit,
+            download_limit=record.download_limit,
+            error=self.error or _libtorrent_error(self, status),
+            stalled_for=max(0.0, now - self.last_byte_at) if fetching else 0.0,
+            added_at=record.added_at,
+            completed_at=record.completed_at,
+            download_seconds=record.download_seconds + (now - self.fetching_since if self.fetching_since else 0.0),
+        )
+
+    def peers(self) -> list[PeerStatus]:
+        return [
+            _peer(info)
+            for info in self.handle.get_peer_info()
+            if info.connection_type == lt.peer_info.standard_bittorrent
+        ]
+
+
+def _libtorrent_error(torrent: Torrent, status: Any) -> TorrentError | None:
+    if not status.errc.value():
+        return None
+    paths = torrent.file_paths()
+    index = int(status.error_file)
+    what = str(paths[index] or "") if 0 <= index < len(paths) else ""
+    return TorrentError(status.errc.message(), what or str(torrent.payload or ""))
+
+
+def _tracker(entry: dict[str, Any]) -> TrackerStatus:
+    # One entry per address that we listen at and per info hash version: whichever works speaks for all.
+    attempts = [attempt for place in entry.get("endpoints", ()) for attempt in place.get("info_hashes", [place])]
+    working = [attempt for attempt in attempts if attempt.get("start_sent") and not attempt.get("fails")]
+    tried = working or [attempt for attempt in attempts if attempt.get("fails") or attempt.get("message")]
+    message = ""
+    if not working and tried:
+        error = tried[0].get("last_error") or {}
+        message = tried[0].get("message") or _error_text(error)
+    due = [attempt["next_announce"] for attempt in tried if attempt.get("next_announce", 0) > 0]
+
+    def scraped(name: str) -> int | None:
+        counts = [attempt[name] for attempt in attempts if attempt.get(name, -1) >= 0]
+        return max(counts) if counts else None
+
+    return TrackerStatus(
+        url=entry["url"],
+        tier=entry["tier"],
+        working=bool(working),
+        message=message,
+        next_announce=max(0.0, min(due) - time.time()) if due else None,
+        seeders=scraped("scrape_complete"),
+        leechers=scraped("scrape_incomplete"),
+    )
+
+
+def _error_text(error: dict[str, Any]) -> str:
+    if not error.get("value"):
+        return ""
+    categories = {"system": lt.system_category, "libtorrent": lt.libtorrent_category, "http": lt.http_category}
+    category = categories.get(error.get("category", ""))
+    return category().message(error["value"]) if category else f"{error.get('category')} error {error['value']}"
+
+
+def _peer(info: Any) -> PeerStatus:
+    address, port = info.remote_endpoint() if hasattr(info, "remote_endpoint") else info.ip
+    client = client_of(info)
+    flags = tuple(name for name in _PEER_FLAGS if info.flags & getattr(lt.peer_info, name))
+    source = next((name for name, bit in _PEER_SOURCES.items() if info.source & bit), "")
+    if not source:
+        source = "manual" if info.flags & lt.peer_info.outgoing_connection else "incoming"
+    return PeerStatus(
+        address=address,
+        port=port,
+        client=client,
+        agent_name=agent_name(client),
+        source=source,
+        progress=info.progress,
+        seed=bool(info.flags & lt.peer_info.seed),
+        downloaded=info.total_download,
+        uploaded=info.total_upload,
+        download_rate=info.payload_down_speed,
+        upload_rate=info.payload_up_speed,
+        flags=flags,
+    )

@@ -9,7 +9,7 @@ import socket
 import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import msgspec
 import yaml
@@ -299,15 +299,22 @@ def _check(kind: type[msgspec.Struct], tree: Mapping[Any, Any], prefix: str, pro
         try:
             msgspec.convert(value, wanted, dec_hook=_parse)
         except msgspec.ValidationError as error:
-            problems.append(f"{path}{_explain(error, value)}")
+            problems.append(f"{path}{_explain(error, value, wanted)}")
 
 
-def _explain(error: msgspec.ValidationError, value: object) -> str:
-    """``[1]: found …, expected …`` from msgspec's text or from a parser's above."""
+# msgspec's words for types, and ours
+_WORDS = {"bool": "true or false", "float": "a number", "int": "a whole number", "array": "a list"}
+
+
+def _explain(error: msgspec.ValidationError, value: object, wanted: object) -> str:
+    """``[1]: found …, expected …``, from what a parser above said or from msgspec's ``Expected `int`, got `str```."""
     text, _, where = str(error).partition(" - at `$")
     if error.__cause__ is None:
-        text = text.replace("`", "").replace("Expected", "expected", 1)
-        text = f"found {_found(value)}, {text.split(', got')[0]}" if text.startswith("expected") else text
+        if get_origin(wanted) is Literal:
+            expected = "one of " + ", ".join(map(str, get_args(wanted)))
+        else:
+            expected = re.sub(r"Expected `(\w+)`", lambda match: _WORDS[match[1]], text.split(", got")[0])
+        text = f"found {_found(value)}, expected {expected}"
     return f"{where.rstrip('`')}: {text}"
 
 

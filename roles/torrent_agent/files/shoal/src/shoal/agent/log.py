@@ -34,8 +34,9 @@ def configure(level: str, form: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    # asyncio's debug lines ("Using selector") say nothing about the agent
-    logging.getLogger("asyncio").setLevel(logging.WARNING)
+    # their debug lines ("Using selector", a traceback for each broken request) say nothing about the agent
+    for library in ("asyncio", "aiohttp"):
+        logging.getLogger(library).setLevel(logging.WARNING)
 
 
 def log_event(event: Event) -> None:

@@ -10,6 +10,7 @@ or refused before anything is touched, and a refusal names every wrong variable 
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -129,10 +130,10 @@ def _refuse_misspelt(run: Mapping[str, Any], problems: _Problems) -> None:
     """A variable that almost has the name of one of ours would be ignored in silence."""
     for name in run:
         if isinstance(name, str) and name.startswith("shoal_") and name not in VARIABLES:
-            hint = nearest(name.removeprefix("shoal_"), (known.removeprefix("shoal_") for known in VARIABLES))
-            match = re.search(r"'(.+)'", hint)
-            if match and abs(len(match[1]) + len("shoal_") - len(name)) <= 1:
-                problems.add(f"{name}: is not a variable of shoal.deploy; did you mean shoal_{match[1]}?")
+            known = [variable.removeprefix("shoal_") for variable in VARIABLES]
+            # nearer than for a setting: other names are the user's own
+            for match in difflib.get_close_matches(name.removeprefix("shoal_"), known, n=1, cutoff=0.8):
+                problems.add(f"{name}: is not a variable of shoal.deploy; did you mean shoal_{match}?")
 
 
 def _publishers(run: Mapping[str, Any], inventory: Inventory, problems: _Problems) -> list[str]:

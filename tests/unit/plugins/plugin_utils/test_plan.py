@@ -198,7 +198,7 @@ def test_a_misspelt_setting_is_told_its_name(tmp_path):
 
 
 def test_a_variable_of_ones_own_may_begin_with_shoal(tmp_path):
-    plan(tmp_path, "rollout", extra={"shoal_dashboard": "x", "shoal_demo_port": 5, "shoal_rollout": {}})
+    plan(tmp_path, "rollout", extra={"shoal_dashboard": "x", "shoal_ports": 5, "shoal_rollout": {}})
 
 
 def test_an_app_that_no_host_has_is_told_the_apps_there_are(tmp_path):

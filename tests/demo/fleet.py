@@ -1,0 +1,245 @@
+"""The demo's machines: a tracker, a publisher and hosts as processes of this one, and playbooks run against them.
+
+Every process started here, and all that it starts in turn, carries SHOAL_DEMO=FOLDER in its environment: that is how
+they are all found again, however they detached themselves, by this run or by the next one after a crash.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from shoal.agent.client import Client
+from shoal.agent.errors import UnreachableError
+
+HERE = Path(__file__).resolve().parent
+CHECKOUT = HERE.parent.parent
+BIN = Path(sys.executable).parent
+PUBLISHER = "publisher"
+HOSTS = tuple(f"host{number}" for number in range(1, 6))
+
+START_SECONDS = 20.0
+STOP_SECONDS = 20.0
+NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+class DemoError(Exception):
+    """The demo cannot go on, or did not show what it is to show."""
+
+
+@contextlib.contextmanager
+def started_fleet(folder: Path, limit: int) -> Iterator[Fleet]:
+    """A fleet below `folder`, new and started; whatever happens, nothing of it runs afterwards.
+
+    `limit` is what each agent may send and what it may receive, in bytes per second.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (
+        (folder / "lock").open("w") as lock,
+        # Beside the folder, not in it: a unix socket's path has room for 107 bytes only
+        tempfile.TemporaryDirectory(prefix="shoal-") as sockets,
+    ):
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DemoError(f"another demo runs in {folder}: wait for its end") from None
+        fleet = Fleet(folder, Path(sockets), limit)
+        fleet.stop()  # what an earlier run left behind that was killed with no time to clean up
+        try:
+            fleet.start()
+            yield fleet
+        finally:
+            fleet.stop()
+
+
+class Fleet:
+    """A tracker, a publisher and five hosts, each with an agent."""
+
+    def __init__(self, folder: Path, sockets: Path, limit: int) -> None:
+        self.folder = folder
+        self.sockets = sockets
+        self.limit = limit
+        self.home = folder / "run"
+        self.ports = dict(zip(HOSTS, free_ports(len(HOSTS)), strict=True))
+        self.tracker = ""
+        self._playbooks = 0
+
+    def start(self) -> None:
+        """Start all daemons, from nothing; DemoError if one does not."""
+        shutil.rmtree(self.home, ignore_errors=True)
+        (self.home / "logs").mkdir(parents=True)
+        tracker = self._daemon("tracker", "tracker", "--listen", "127.0.0.1:0", stdout=subprocess.PIPE)
+        assert tracker.stdout is not None
+        self.tracker = tracker.stdout.readline().decode().strip()
+        if not self.tracker:
+            raise DemoError(f"the tracker did not start: {self._tail('tracker')}")
+
+        agents = {}
+        for name in (PUBLISHER, *HOSTS):
+            config = self.home / "hosts" / name / "agent.yml"
+            config.parent.mkdir(parents=True)
+            config.write_text(json.dumps(self._agent_config(name), indent=2))  # JSON is YAML
+            agents[name] = self._daemon(name, "agent", "--config", str(config))
+        deadline = time.monotonic() + START_SECONDS
+        for name, process in agents.items():
+            while not self._answers(name):
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise DemoError(f"the agent of {name} did not start: {self._tail(name)}")
+                time.sleep(0.05)
+
+        # As a user has it: the collection below a collections path, and scripts where hosts have them
+        collection = self.folder.parent / "collections/ansible_collections/shoal/deploy"
+        collection.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            collection.unlink()
+        collection.symlink_to(CHECKOUT)
+        (self.home / "variables.json").write_text(
+            json.dumps(
+                {
+                    "demo_home": str(self.home),
+                    "demo_scripts": str(HERE),
+                    "demo_sockets": str(self.sockets),
+                    "demo_ports": self.ports,
+                    "demo_tracker": self.tracker,
+                }
+            )
+        )
+
+    def _agent_config(self, name: str) -> dict[str, object]:
+        return {
+            "name": name,
+            "socket": str(self.sockets / name),
+            "state_dir": str(self.home / "hosts" / name / "agent"),
+            "listen": ["127.0.0.1:0"],
+            "limits": {"upload": self.limit, "download": self.limit},
+        }
+
+    def _environment(self) -> dict[str, str]:
+        ours = {name: value for name, value in os.environ.items() if not name.startswith(("ANSIBLE_", "SHOAL_"))}
+        return ours | {
+            "SHOAL_DEMO": str(self.folder),
+            "PATH": f"{BIN}{os.pathsep}{ours.get('PATH', os.defpath)}",
+            "LC_ALL": "C.UTF-8",  # Ansible insists on UTF-8
+            "NO_PROXY": "127.0.0.1",
+            "no_proxy": "127.0.0.1",
+        }
+
+    def _daemon(self, name: str, *command: str, stdout: int | None = None) -> subprocess.Popen[bytes]:
+        with (self.home / "logs" / f"{name}.log").open("ab") as log:
+            return self._run([str(BIN / "shoal"), *command], stdout=log if stdout is None else stdout, stderr=log)
+
+    def _run(self, command: list[str], stdout: int | IO[bytes], stderr: int | IO[bytes], **more: str) -> Any:
+        # A session of its own: Ctrl-C is for the driver, which then stops all in order
+        return subprocess.Popen(
+            command,
+            cwd=self.home,
+            env=self._environment() | more,
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=stderr,
+            start_new_session=True,
+        )
+
+    def _answers(self, name: str) -> bool:
+        try:
+            self.agent(name).agent()
+        except UnreachableError:
+            return False
+        return True
+
+    def _tail(self, name: str, lines: int = 30) -> str:
+        log = self.home / "logs" / f"{name}.log"
+        return f"see {log}, which ends\n" + "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
+
+    def agent(self, name: str) -> Client:
+        """The agent of `name`."""
+        return Client(self.sockets / name, timeout=10)
+
+    def shop(self, host: str) -> tuple[int, dict[str, Any]]:
+        """Status and body of the /health of the shop on `host`, asked over HTTP."""
+        try:
+            with NO_PROXY.open(f"http://127.0.0.1:{self.ports[host]}/health", timeout=5) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as error:
+            return error.code, json.load(error)
+        except OSError as error:
+            raise DemoError(f"the shop of {host} does not answer: {error}") from error
+
+    def playbook(self, name: str, *, fails: bool = False, **variables: str) -> dict[str, Any]:
+        """Run the collection's playbook `name` as a user would and return what it told with set_stats.
+
+        DemoError if it fails, or with `fails` if it does not.
+        """
+        self._playbooks += 1
+        log_name = f"{self._playbooks}-{name}-{variables.get('shoal_version', 'all')}"
+        stats = self.home / "logs" / f"{log_name}.json"
+        command = [str(BIN / "ansible-playbook"), f"shoal.deploy.{name}", "--inventory", str(HERE / "inventory")]
+        command += ["--extra-vars", f"@{self.home / 'variables.json'}", "--extra-vars", json.dumps(variables)]
+        with (self.home / "logs" / f"{log_name}.log").open("wb") as log:
+            process = self._run(
+                command,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                ANSIBLE_CONFIG=os.devnull,
+                ANSIBLE_HOME=str(self.home / "ansible"),
+                ANSIBLE_COLLECTIONS_PATH=str(self.folder.parent / "collections"),
+                ANSIBLE_REMOTE_TMP=str(self.home / "ansible/tmp"),
+                ANSIBLE_CALLBACK_PLUGINS=str(HERE / "callback_plugins"),
+                ANSIBLE_CALLBACKS_ENABLED="demo_stats",
+                SHOAL_DEMO_STATS=str(stats),
+            )
+            status = process.wait()
+        if (status != 0) != fails:
+            expected = "was to fail" if fails else f"failed with exit status {status}"
+            raise DemoError(f"shoal.deploy.{name} {expected}: {self._tail(log_name)}")
+        custom: dict[str, Any] = json.loads(stats.read_text()) if stats.exists() else {}
+        return custom.get("_run", {})  # type: ignore[no-any-return]
+
+    def running(self) -> dict[int, str]:
+        """The processes of this demo that are alive, by number: their command lines."""
+        mark = f"SHOAL_DEMO={self.folder}".encode()
+        alive = {}
+        for process in Path("/proc").iterdir():
+            if process.name.isdigit():
+                with contextlib.suppress(OSError):  # gone meanwhile, or another user's
+                    if mark in (process / "environ").read_bytes().split(b"\0"):
+                        words = (process / "cmdline").read_bytes().replace(b"\0", b" ")
+                        alive[int(process.name)] = words.decode(errors="replace").strip()
+        return alive
+
+    def stop(self) -> None:
+        """End all processes of this demo, whichever run started them; DemoError if one will not go."""
+        deadline = time.monotonic() + STOP_SECONDS
+        told: set[int] = set()
+        while alive := self.running():
+            over = time.monotonic() > deadline
+            for pid in alive:
+                # One that is told to go may start another on its way out: hence a loop, and each is told once
+                if over or pid not in told:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL if over else signal.SIGTERM)
+                    told.add(pid)
+            if time.monotonic() > deadline + 5:
+                raise DemoError(f"these processes do not end: {alive}")
+            time.sleep(0.05)
+
+
+def free_ports(count: int) -> list[int]:
+    """TCP ports on 127.0.0.1 that nobody uses right now."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [each.getsockname()[1] for each in sockets]

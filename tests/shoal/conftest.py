@@ -115,7 +115,7 @@ class Agent:
         self.process: subprocess.Popen[bytes] | None = None
         self._notify_path = folder / f"{name}.notify"
 
-    def start(self, *, ready: bool = True) -> Agent:
+    def start(self, *, ready: bool = True, env: dict[str, str] | None = None) -> Agent:
         """Start the process; with ``ready``, return once it says READY=1. May be called again after stop or kill."""
         self.state_dir.parent.mkdir(parents=True, exist_ok=True)
         self.config_path.write_text(yaml.safe_dump(self.config))
@@ -126,7 +126,7 @@ class Agent:
             with self.log_path.open("ab") as log:
                 self.process = subprocess.Popen(
                     [sys.executable, "-m", "shoal", "agent", "--config", str(self.config_path)],
-                    env={**os.environ, "NOTIFY_SOCKET": str(self._notify_path)},
+                    env={**os.environ, "NOTIFY_SOCKET": str(self._notify_path), **(env or {})},
                     stdout=log,
                     stderr=log,
                 )

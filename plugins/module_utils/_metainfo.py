@@ -51,6 +51,8 @@ MAX_READ_SIZE = 10000000
 # In the file instead of torf's name and version, so that an update of torf does not change unchanged torrents.
 CREATED_BY = "shoal.deploy"
 
+TRACKER_SCHEMES = ("http", "https", "udp")
+
 _MAX_DEPTH = 100
 _HEX_HASH = re.compile(r"[0-9a-fA-F]{40}\Z")
 
@@ -583,6 +585,20 @@ def _blocks(files: Iterable[PayloadFile], size: int) -> Iterator[bytes]:
             )
     if rest:
         yield bytes(rest)
+
+
+def announce_tiers(trackers: Iterable[Any]) -> list[list[str]]:
+    """Trackers as users give them, as tiers: a URL alone is a tier of its own. Raises MetainfoError."""
+    tiers = [[item] if isinstance(item, str) else item for item in trackers]
+    for tier in tiers:
+        if not isinstance(tier, list) or not all(isinstance(url, str) for url in tier):
+            raise MetainfoError("trackers must be URLs or lists of URLs, and one of them is %r." % (tier,))
+        for url in tier:
+            if url.split("://")[0] not in TRACKER_SCHEMES:
+                raise MetainfoError(
+                    "%r is not a tracker's URL. Expected is one like http://tracker.example.com:6969/announce." % url
+                )
+    return tiers
 
 
 def make_torrent(

@@ -182,7 +182,6 @@ from ..module_utils import _metainfo
 INTERPRETERS_WITH_TORF = ("/opt/shoal/current/bin/python", "/usr/bin/python3", "/usr/libexec/platform-python")
 # respawn_module() writes the arguments into a pipe that nobody reads yet: above its 64 KiB it would wait for ever
 MAX_RESPAWN_ARGUMENTS = 48 * 1024
-TRACKER_SCHEMES = ("http", "https", "udp", "ws", "wss")
 
 
 def main():
@@ -215,7 +214,7 @@ def create(module):
     """Make the torrent and put it at `dest` if it is not there yet; the module's result."""
     params = module.params
     check_name(params["name"])
-    tiers = announce_tiers(params["trackers"])
+    tiers = _metainfo.announce_tiers(params["trackers"])
     payload = _metainfo.select_payload(params["path"], params["include"], params["exclude"])
     dest = params["dest"]
     if os.path.isdir(dest) or dest.endswith("/"):
@@ -276,21 +275,6 @@ def check_piece_length(length):
             % (smallest, largest, length)
         )
     return length
-
-
-def announce_tiers(trackers):
-    """Trackers as tiers: a URL alone is a tier of its own."""
-    tiers = [[item] if isinstance(item, str) else item for item in trackers]
-    for tier in tiers:
-        if not isinstance(tier, list) or not all(isinstance(url, str) for url in tier):
-            raise _metainfo.MetainfoError("trackers must be URLs or lists of URLs, and one item is %r." % (tier,))
-        for url in tier:
-            if url.split("://")[0] not in TRACKER_SCHEMES:
-                raise _metainfo.MetainfoError(
-                    "%r is not the URL of a tracker. Expected is something like http://tracker.example.com:6969/announce."
-                    % url
-                )
-    return tiers
 
 
 def check_dest(dest, payload, include, exclude):

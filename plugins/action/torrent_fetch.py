@@ -1,0 +1,123 @@
+# Copyright (c) 2026, The shoal.deploy authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The controller's half of torrent_fetch: hands the torrent to the host, and shows how far the hosts are together."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import time
+
+from ansible import constants as C  # noqa: N812 - as all of Ansible calls it
+from ansible.errors import AnsibleActionFail, AnsibleError
+from ansible.module_utils.parsing.convert_bool import boolean
+from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
+
+
+class ActionModule(ActionBase):
+    """Transfers the .torrent, then runs the module again and again, each run to the next tenth."""
+
+    TRANSFERS_FILES = True
+    _supports_async = True
+    _supports_check_mode = True
+
+    def run(self, tmp=None, task_vars=None):
+        """Run the module; its result."""
+        task_vars = task_vars or {}
+        super().run(tmp, task_vars)
+        arguments = dict(self._task.args)
+        try:
+            self._hand_over_torrent(arguments)
+            waits = boolean(arguments.get("wait", True), strict=False)
+            if self._task.async_val or self._task.check_mode or not waits:
+                return self._execute_module(module_args=arguments, task_vars=task_vars, wrap_async=self._task.async_val)
+            return self._follow(arguments, task_vars)
+        finally:
+            self._remove_tmp_path(self._connection._shell.tmpdir)
+
+    def _hand_over_torrent(self, arguments):
+        """Have a path on the controller be one on the host."""
+        torrent = arguments.get("torrent")
+        if (
+            not isinstance(torrent, str)
+            or torrent.lower().startswith(("magnet:", "http://", "https://"))
+            or boolean(arguments.get("remote_src", False), strict=False)
+        ):
+            return
+        try:
+            path = self._loader.get_real_file(self._find_needle("files", os.path.expanduser(torrent)))
+        except AnsibleError as error:
+            raise AnsibleActionFail(
+                f"cannot fetch by the torrent {torrent}: the controller has no such file. "
+                f"If it is on the host, set remote_src: true. ({error})"
+            ) from None
+        if self._connection._shell.tmpdir is None:
+            self._make_tmp_path()
+        remote = self._connection._shell.join_path(self._connection._shell.tmpdir, "source.torrent")
+        self._transfer_file(path, remote)
+        self._fixup_perms2((self._connection._shell.tmpdir, remote))
+        arguments.update(torrent=remote, remote_src=True)
+
+    def _follow(self, arguments, task_vars):
+        fleet = Fleet(
+            folder=C.DEFAULT_LOCAL_TMP,
+            key=[self._task._uuid, self._task.args.get("torrent"), task_vars.get("ansible_play_batch")],
+            size=len(task_vars.get("ansible_play_batch") or [1]),
+        )
+        host = task_vars.get("inventory_hostname", "")
+        fleet.tell(host, 0.0)
+        # s: who is done by then is not talked about
+        following = {"at_least": Fleet.QUIET, "until": 0.1}
+        while True:
+            result = self._execute_module(module_args=dict(arguments, _following=following), task_vars=task_vars)
+            following = result.pop("_following", None)
+            status = result.get("torrent") or {}
+            progress = following["progress"] if following else 1.0 if result.get("complete") else None
+            if progress is not None:
+                line = fleet.tell(host, progress, status.get("name"))
+                if line:
+                    Display().display(line, stderr=True, screen_only=True)
+            if not following:
+                return result
+
+
+class Fleet:
+    """How far the hosts of a task are together, in a file that all worker processes share.
+
+    It is in the folder that Ansible makes for one run and removes at its end. Whoever brings the whole over another
+    tenth gets the line that says so: ten lines at most, however many hosts there are.
+    """
+
+    QUIET = 3  # s: nothing is said of what is over by then
+
+    def __init__(self, folder, key, size):
+        name = hashlib.sha256(json.dumps(key, default=str).encode()).hexdigest()[:32]
+        self.path = os.path.join(folder, f"shoal-progress-{name}")
+        self.size = size
+
+    def tell(self, host, progress, name=None):
+        """Note how far a host is, 0 to 1; the line to show, if it is time for one."""
+        with open(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600), "r+", encoding="utf-8") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            # system-wide on Linux, so that worker processes can compare it
+            known = json.loads(file.read() or "null") or {"since": time.monotonic(), "tenth": 0, "hosts": {}}
+            known["hosts"][host] = progress
+            shares = known["hosts"].values()
+            # a host that this run does not know of yet has nothing
+            size = max(self.size, len(shares))
+            tenth = int(10 * sum(shares) / size + 1e-9)
+            line = None
+            if tenth > known["tenth"] and time.monotonic() - known["since"] >= self.QUIET:
+                known["tenth"] = tenth
+                hosts = "1 host" if size == 1 else f"{size} hosts"
+                complete = sum(share >= 1 for share in shares)
+                line = f"{name}: {10 * tenth} % of {hosts}, {complete} of {size} complete"
+            file.seek(0)
+            file.truncate()
+            json.dump(known, file)
+        return line

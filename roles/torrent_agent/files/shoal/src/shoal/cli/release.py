@@ -1,0 +1,269 @@
+"""``shoal release``: for machines JSON in and JSON lines out, for people flags and tables."""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import json
+import os
+import socket
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from shoal.release import PROTOCOL, ReleaseError, parse, parse_inspect, verbs
+from shoal.release.errors import RequestError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rich.console import Console
+
+REQUEST_LIMIT = 4 << 20  # bytes of a request on stdin
+INTERRUPTED = 130  # exit status after Ctrl-C, as of shells
+
+_SUMMARIES = {
+    "stage": "unpack and verify an archive as a release; switches nothing",
+    "activate": "switch to a staged release, prove it healthy or go back",
+    "remove": "delete a release that is not in use",
+    "recover": "end what a killed switch left behind",
+    "info": "show what is on this host",
+    "inspect": "read an archive as a host would, unpacking nothing",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verbs and their options."""
+    subparsers = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for verb, summary in _SUMMARIES.items():
+        options = subparsers.add_parser(verb, help=summary, description=summary.capitalize() + ".")
+        options.add_argument("--json", action="store_true", help="read a JSON request on stdin, write JSON lines")
+        options.add_argument("--check", action="store_true", help="say what would change, and touch nothing")
+        _ADD[verb](options)
+
+
+def _add_root(options: argparse.ArgumentParser) -> None:
+    options.add_argument("--root", help="the application's folder, as in /srv/shop")
+    options.add_argument("--app", default="", help="its name (default: the folder's)")
+    options.add_argument("--lock-timeout", type=float, default=0, metavar="SECONDS", help="wait for another operation")
+
+
+def _add_archive(options: argparse.ArgumentParser) -> None:
+    options.add_argument("archive", nargs="?", help="the archive: tar (plain, gz, bz2, xz, zst) or zip")
+    options.add_argument("--sha256", help="what the archive must have")
+    options.add_argument("--torrent", help="the .torrent whose pieces it must match")
+    options.add_argument("--strip-components", type=int, default=0, metavar="N", help="leading folders to leave out")
+
+
+def _add_stage(options: argparse.ArgumentParser) -> None:
+    _add_root(options)
+    options.add_argument("version", nargs="?")
+    _add_archive(options)
+    options.add_argument("--owner")
+    options.add_argument("--group")
+    options.add_argument("--umask", default="022")
+    options.add_argument("--irreversible", action="store_true", help="there is no way back past this release")
+
+
+def _add_activate(options: argparse.ArgumentParser) -> None:
+    _add_root(options)
+    options.add_argument("version", nargs="?")
+    options.add_argument("--previous", action="store_true", help="go back to the previous release")
+    options.add_argument("--restart", metavar="UNIT", help="systemd unit to restart (default: as the last time)")
+    options.add_argument("--health", metavar="URL", help="what must answer 200 (default: as the last time)")
+    options.add_argument("--keep-releases", type=int, metavar="N", help="releases to keep (default: as the last time)")
+
+
+def _add_remove(options: argparse.ArgumentParser) -> None:
+    _add_root(options)
+    options.add_argument("version", nargs="?")
+
+
+_ADD: dict[str, Callable[[argparse.ArgumentParser], None]] = {
+    "stage": _add_stage,
+    "activate": _add_activate,
+    "remove": _add_remove,
+    "recover": _add_root,
+    "info": _add_root,
+    "inspect": _add_archive,
+}
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do what ``args`` say; 0 if it is done, 1 if not, 2 for a wrong request."""
+    try:
+        return _run_json(args) if args.json else _run_for_people(args)
+    except KeyboardInterrupt:
+        print("interrupted; a switch that had begun goes on by itself", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nobody reads; not even the interpreter's last flush
+        return 1
+
+
+# -- for machines ------------------------------------------------------------------------------------------------
+
+
+def _run_json(args: argparse.Namespace) -> int:
+    result = _perform(args.verb, lambda: _read_request(sys.stdin.buffer.read(REQUEST_LIMIT + 1)), args.check, _write)
+    _write({"event": "result", **result})
+    return _status(result)
+
+
+def _write(event: dict[str, Any]) -> None:
+    print(json.dumps({"time": round(time.time(), 3), **event}), flush=True)
+
+
+def _read_request(data: bytes) -> object:
+    if len(data) > REQUEST_LIMIT:
+        raise RequestError(f"the request has more than {REQUEST_LIMIT} bytes")
+    try:
+        return json.loads(data)
+    except ValueError as error:
+        raise RequestError(f"the request on stdin is not JSON: {error}") from None
+
+
+def _perform(
+    verb: str, read: Callable[[], object], check: bool, emit: Callable[[dict[str, Any]], None]
+) -> dict[str, Any]:
+    """Run one verb; every error becomes a result."""
+    try:
+        document = read()
+        if isinstance(document, dict) and verb != "inspect":
+            document = {**document, "who": document.get("who") or _who()}
+        if verb == "inspect":
+            return verbs.inspect(parse_inspect(document))
+        if verb == "info":
+            return verbs.info(parse(document))
+        return verbs.CHANGES[verb](parse(document), emit, check=check)
+    except ReleaseError as error:
+        return {"protocol": PROTOCOL, "ok": False, "changed": False, "error": error.as_dict()}
+    except OSError as error:
+        message = f"{verb}: {error}"
+        hint = "run as the user that owns the root, or as root" if isinstance(error, PermissionError) else ""
+        found = {"code": "io_error", "message": message, "hint": hint}
+        return {"protocol": PROTOCOL, "ok": False, "changed": False, "error": found}
+
+
+def _who() -> str:
+    name = os.environ.get("SUDO_USER", "")
+    with suppress(Exception):  # an account without a name: there is no one error for it in all Python versions
+        name = name or getpass.getuser()
+    return f"{name or os.getuid()}@{socket.gethostname()}"
+
+
+def _status(result: dict[str, Any]) -> int:
+    if result["ok"]:
+        return 0
+    return 2 if result.get("error", {}).get("code") == "bad_request" else 1
+
+
+# -- for people --------------------------------------------------------------------------------------------------
+
+
+def _run_for_people(args: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    console, errors = Console(highlight=False), Console(stderr=True, highlight=False)
+    result = _perform(args.verb, lambda: _request_of(args), args.check, lambda event: _tell(errors, event))
+    if not result["ok"]:
+        error = result["error"]
+        errors.print(f"[red]✗[/red] {error['message']}", markup=True)
+        if error.get("hint"):
+            errors.print(f"  {error['hint']}", markup=False)
+        return _status(result)
+    _SHOW.get(args.verb, _show_outcome)(console, result)
+    return 0
+
+
+def _request_of(args: argparse.Namespace) -> dict[str, Any]:
+    request: dict[str, Any] = {}
+    if args.verb != "inspect":
+        if not args.root:
+            raise RequestError("--root is missing", hint="give the application's folder, as in --root /srv/shop")
+        request = {"root": str(Path(args.root).absolute()), "app": args.app, "lock_timeout": args.lock_timeout}
+    if args.verb in ("stage", "inspect"):
+        if not args.archive:
+            raise RequestError("the archive is missing")
+        torrent = str(Path(args.torrent).absolute()) if args.torrent else None
+        request["archive"] = {"path": str(Path(args.archive).absolute()), "sha256": args.sha256, "torrent": torrent}
+        request["strip_components"] = args.strip_components
+    if args.verb == "stage":
+        request |= {key: getattr(args, key) for key in ("version", "owner", "group", "umask", "irreversible")}
+    if args.verb == "activate":
+        request |= {"version": args.version, "previous": args.previous, **_as_last_time(args, request["root"])}
+    if args.verb == "remove":
+        request["version"] = args.version
+    return request
+
+
+def _as_last_time(args: argparse.Namespace, root: str) -> dict[str, Any]:
+    """How the current release was activated, but for what the flags say."""
+    import msgspec
+
+    from shoal.release.layout import Layout
+    from shoal.release.request import HealthCheck, Request
+
+    last = Layout(root).state().request or Request(root=root)
+    spec = last.switch
+    if args.restart:
+        spec = msgspec.structs.replace(spec, restart=args.restart)
+    if args.health:
+        spec = msgspec.structs.replace(spec, health=[HealthCheck(url=args.health)])
+    keep = last.keep_releases if args.keep_releases is None else args.keep_releases
+    found: dict[str, Any] = msgspec.to_builtins(
+        {"switch": spec, "keep_releases": keep, "shared": last.shared, "owner": last.owner, "group": last.group}
+    )
+    return {**found, "umask": last.umask, "app": args.app or last.app}
+
+
+def _tell(console: Console, event: dict[str, Any]) -> None:
+    if event["event"] == "step" and event["state"] == "start":
+        console.print(f"  {event['step']:<14} {event['about']}", style="dim", markup=False)
+    elif event["event"] == "step" and event["state"] == "failed":
+        console.print(f"  {event['step']:<14} {event['message']}", style="yellow", markup=False)
+    elif event["event"] == "health":
+        console.print(f"    {event['check']} {event['found']}", style="dim", markup=False)
+    elif event["event"] == "output":
+        console.print(f"    {event['line']}", style="dim", markup=False)
+    elif event["event"] == "follow":
+        console.print(f"  this is being done already: following {event['operation']}", markup=False)
+
+
+def _show_outcome(console: Console, result: dict[str, Any]) -> None:
+    words = result.get("outcome", "").replace("_", " ")
+    console.print(f"[green]✓[/green] {result.get('version') or ''} {words}".replace("  ", " "))
+    for warning in result.get("warnings", []):
+        console.print(f"  {warning}", style="yellow", markup=False)
+
+
+def _show_inspect(console: Console, result: dict[str, Any]) -> None:
+    for key, value in result["archive"].items():
+        console.print(f"{key:<15} {value}", markup=False)
+
+
+def _show_info(console: Console, result: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    release = result["release"]
+    table = Table(
+        "version", "", "staged", "unpacked", "entries", box=None, title=f"{release['app']} in {release['root']}"
+    )
+    for one in release["releases"]:
+        role = "current" if one["current"] else "previous" if one["previous"] else ""
+        if one["adopted"]:
+            table.add_row(one["version"], role, "by others", "", "")
+        else:
+            staged = time.strftime("%Y-%m-%d %H:%M", time.localtime(one["staged_at"]))
+            table.add_row(one["version"], role, staged, f"{one['unpacked_bytes'] / 1e6:.1f} MB", str(one["entries"]))
+    console.print(table)
+    if release["unproven"]:
+        console.print(f"[red]unproven[/red] {release['unproven']['version']} at {release['unproven']['step']}")
+    for entry in release["log"][:5]:
+        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry["time"]))
+        console.print(f"{when} {entry['who']}: {entry['from']} → {entry['to']} {entry['outcome']} {entry['reason']}")
+
+
+_SHOW: dict[str, Callable[[Console, dict[str, Any]], None]] = {"info": _show_info, "inspect": _show_inspect}

@@ -1,0 +1,63 @@
+"""The mark of an unproven release: what a switch was doing, so that another process can end it after a kill.
+
+`.shoal/unproven.json` is there from before the first change until the outcome is decided, and says before each step
+which one comes.
+"""
+
+from __future__ import annotations
+
+import msgspec
+from msgspec import Struct
+
+from shoal.release import files
+from shoal.release.errors import ReleaseError
+from shoal.release.layout import Layout, Pointer
+from shoal.release.listeners import Process
+from shoal.release.request import Request
+
+
+class Journal(Struct):
+    """One switch, from its first step to its outcome."""
+
+    operation: str
+    request: Request
+    to: Pointer
+    previous: Pointer | None
+    irreversible: bool = False
+    step: str = ""
+    old: list[Process] = []  # who listened before the switch
+    failed: list[Process] = []  # who listened when the new release was given up
+    boot_id: str = ""  # of the boot in which `old` was seen
+    restarted: bool = False  # whether anything was restarted, so that going back must restart too
+    gone_back: bool = False  # the script said that it went back by itself
+    outcome: str = ""  # activated, rolled_back, failed
+    reason: str = ""  # why it is not activated
+    warnings: list[str] = []
+    left_at: float = 0.0  # Unix time when the release before `previous` left `current`
+    started_at: float = 0.0
+    seconds: dict[str, float] = {}
+    output: dict[str, str] = {}  # the end of what each step's command wrote
+
+
+def read(layout: Layout) -> Journal | None:
+    """The mark, None if there is none."""
+    try:
+        return msgspec.json.decode(layout.journal_file.read_bytes(), type=Journal)
+    except FileNotFoundError:
+        return None
+    except msgspec.MsgspecError as error:
+        raise ReleaseError(
+            f"{layout.journal_file} cannot be read: {error}",
+            hint="see by hand which release is healthy, point current at it, then move the file away",
+            code="damaged_record",
+        ) from None
+
+
+def write(layout: Layout, journal: Journal) -> None:
+    """Keep the mark, on the disk when it returns."""
+    files.write_whole(layout.journal_file, msgspec.json.encode(journal))
+
+
+def clear(layout: Layout) -> None:
+    """Take the mark away, on the disk when it returns."""
+    files.remove_file(layout.journal_file)

@@ -1,0 +1,127 @@
+"""The main line: an archive is staged, activated, replaced by the next one, and gone back to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from release_helpers import App, call, digest, spec
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> App:
+    return App(tmp_path)
+
+
+def test_two_releases_and_back(app: App) -> None:
+    first = app.stage("1.0", who="alice@controller")
+    assert (first["outcome"], first["changed"], first["release"]["current"]) == ("staged", True, None)
+    again = app.stage("1.0")
+    assert (again["outcome"], again["changed"]) == ("already_staged", False)
+
+    activated = app.activate("1.0", who="alice@controller")
+    assert (activated["outcome"], activated["changed"], app.current()) == ("activated", True, "1.0")
+    assert (app.root / "current").readlink() == Path("releases/1.0")
+    assert app.activate("1.0")["outcome"] == "already_active"
+
+    app.stage("1.1")
+    assert app.activate("1.1", who="bob")["from"] == "1.0"
+    back = app.ask("activate", previous=True)
+    assert (back["from"], back["to"], app.current()) == ("1.1", "1.0", "1.0")
+    assert back["release"]["previous"] == "1.1"
+
+    log = app.ask("info")["release"]["log"]
+    assert [(entry["who"], entry["from"], entry["to"], entry["outcome"]) for entry in log[1:]] == [
+        ("bob", "1.0", "1.1", "activated"),
+        ("alice@controller", None, "1.0", "activated"),
+    ]
+    app.assert_settled()
+
+
+def test_check_mode_predicts_and_touches_nothing(app: App) -> None:
+    archive = app.archive("1.0")
+    asked = {"version": "1.0", "archive": spec(archive)}
+    before = digest(app.base)
+    predicted = app.ask("stage", "--check", **asked)
+    assert digest(app.base) == before, "not even the root may be made"
+    real = app.ask("stage", **asked)
+    assert (predicted["changed"], predicted["diff"]) == (real["changed"], real["diff"])
+
+    before = digest(app.base)
+    predicted = app.activate("1.0", "--check")
+    assert digest(app.base) == before
+    real = app.activate("1.0")
+    assert (predicted["changed"], predicted["diff"]) == (real["changed"], real["diff"])
+
+    before = digest(app.base)
+    assert not app.activate("1.0", "--check")["changed"]
+    assert not app.ask("stage", "--check", **asked)["changed"]
+    assert digest(app.base) == before
+
+    app.stage("1.1")
+    before = digest(app.base)
+    predicted = app.ask("remove", "--check", version="1.1")
+    assert digest(app.base) == before
+    real = app.ask("remove", version="1.1")
+    assert (predicted["changed"], predicted["diff"]) == (real["changed"], real["diff"]) == (True, real["diff"])
+
+
+def test_check_mode_fails_as_the_real_run_does(app: App) -> None:
+    app.stage("1.0")
+    for verb, request in (
+        ("activate", {"version": "2.0"}),
+        ("activate", {"previous": True}),
+        ("stage", {"version": "1.0", "archive": spec(app.archive("1.0", {"b": "other bytes"}))}),
+    ):
+        checked, real = app.ask(verb, "--check", **request), app.ask(verb, **request)
+        assert checked["error"] == real["error"], verb
+
+
+def test_a_version_s_bytes_never_change(app: App) -> None:
+    app.stage("1.0")
+    before = digest(app.root / "releases")
+    other = app.archive("1.0", {"b": "other"})
+    result = app.ask("stage", version="1.0", archive=spec(other))
+    assert result["error"]["code"] == "conflict"
+    assert digest(app.root / "releases") == before
+
+
+def test_remove_spares_what_is_in_use(app: App) -> None:
+    for version in ("1.0", "1.1", "1.2"):
+        app.stage(version)
+    app.activate("1.0")
+    app.activate("1.1")
+    for version in ("1.0", "1.1"):
+        assert app.ask("remove", version=version)["error"]["code"] == "in_use"
+    assert app.ask("remove", version="1.2")["changed"]
+    assert not app.ask("remove", version="1.2")["changed"]
+    assert app.ask("info")["release"]["staged"] == ["1.0", "1.1"]
+
+
+def test_keep_releases(app: App) -> None:
+    for version in ("1", "2", "3", "4", "waits"):
+        app.stage(version)
+    for version in ("1", "2", "3", "4"):
+        assert app.activate(version, keep_releases=2)["ok"]
+    # `waits` was staged after the current one: it is the next rollout's, not an old release.
+    assert app.ask("info")["release"]["staged"] == ["3", "4", "waits"]
+
+
+def test_info_of_an_empty_root_makes_nothing(app: App) -> None:
+    info = app.ask("info")["release"]
+    assert (info["current"], info["releases"], info["log"]) == (None, [], [])
+    assert app.ask("recover")["outcome"] == "nothing"
+    assert not app.root.exists()
+
+
+def test_inspect_says_what_staging_will_find(app: App) -> None:
+    path = app.archive("1.0", {"lib/deep/x": b"x" * 1000})
+    found = call("inspect", {"archive": {"path": str(path)}})["archive"]
+    staged = app.ask(
+        "stage",
+        version="1.0",
+        archive=spec(path),
+        limits={"unpacked_bytes": found["unpacked_bytes"], "entries": found["entries"]},
+    )
+    assert {key: staged["archive"][key] for key in found} == found
+    assert (found["format"], found["unpacked_bytes"], found["entries"]) == ("tar", 1006, 5)

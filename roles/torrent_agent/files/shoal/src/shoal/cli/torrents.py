@@ -94,18 +94,19 @@ def _picture(found: Json) -> Any:
     from rich.table import Table
     from rich.text import Text
 
-    # Names come from torrents and peers: Text shows them as they are, markup in them means nothing.
+    # Text, not str: brackets in a torrent's or a peer's name are no markup
     if "torrent" in found:
         fields = Table.grid(padding=(0, 2))
         for key, value in found["torrent"].items():
-            fields.add_row(Text(key, style="bold"), Text(value if isinstance(value, str) else json.dumps(value)))
+            words = value if isinstance(value, str) else json.dumps(value)
+            fields.add_row(Text(key, style="bold"), Text(_plain(words)))
         table = Table(box=None, header_style="bold")
         for title in ("peer", "client", "progress", "down", "up"):
             table.add_column(title, justify="right" if title in ("progress", "down", "up") else "left")
         for peer in found["peers"]:
             table.add_row(
                 Text(peer["agent_name"] or f"{peer['address']}:{peer['port']}"),
-                Text(peer["client"]),
+                Text(_plain(peer["client"])),
                 f"{peer['progress']:.0%}",
                 _size(peer["downloaded"]),
                 _size(peer["uploaded"]),
@@ -115,11 +116,12 @@ def _picture(found: Json) -> Any:
     ports = ", ".join(str(port) for port in agent["listen"])
     head = Text(f"{agent['name']}  shoal {agent['version']}  port {ports}", style="bold")
     table = Table(box=None, header_style="bold")
-    for title in ("name", "state", "size", "done", "down", "up", "peers", "info hash"):
-        table.add_column(title, justify="right" if title in ("size", "done", "down", "up", "peers") else "left")
+    for title in ("name", "state", "size", "done", "down", "up", "peers"):
+        table.add_column(title, justify="right" if title not in ("name", "state") else "left", overflow="fold")
+    table.add_column("info hash", no_wrap=True, min_width=40)
     for torrent in found["torrents"]:
         table.add_row(
-            Text(torrent["name"] or "?"),
+            Text(_name(torrent)),
             Text(_state(torrent)),
             _size(torrent["size"]),
             f"{torrent['progress']:.0%}",
@@ -131,9 +133,13 @@ def _picture(found: Json) -> Any:
     return Group(head, table if found["torrents"] else Text("no torrents"))
 
 
+def _name(torrent: Json) -> str:
+    return _plain(torrent["name"]) or str(torrent["info_hash"])
+
+
 def _state(torrent: Json) -> str:
     if torrent["error"]:
-        return f"error: {torrent['error']['message']} {torrent['error']['what']}".rstrip()
+        return _plain(f"error: {torrent['error']['message']} {torrent['error']['what']}".rstrip())
     return f"{torrent['state']}, paused" if torrent["paused"] else str(torrent["state"])
 
 
@@ -197,13 +203,13 @@ def _conclude(torrent: Json, args: argparse.Namespace, *, changed: bool) -> int:
         _print_json({"changed": changed, "torrent": torrent})
     elif torrent["state"] == "complete":
         print(f"complete: {torrent['payload_path']}")
-        sources = {**torrent["from_peers"], "web seeds": torrent["from_web_seeds"]}
+        sources = {**torrent["from_peers"], "web seeds": torrent["from_web_seeds"]}  # names without spaces, so no clash
         came = ", ".join(f"{_size(count)} from {name}" for name, count in sources.items() if count)
         if came:
             print(f"{came}, in {torrent['download_seconds']:.1f} s")
     if not done:
         why = _state(torrent) if torrent["error"] else f"not complete after {args.timeout:g} s: {_state(torrent)}"
-        print(f"shoal: {torrent['name'] or torrent['info_hash']}: {why}", file=sys.stderr)
+        print(f"shoal: {_name(torrent)}: {why}", file=sys.stderr)
     return 0 if done else 1
 
 
@@ -239,7 +245,7 @@ def _bar() -> Iterator[Callable[[Json], None]]:
                 task,
                 total=torrent["size"] or None,
                 completed=torrent["progress"] * torrent["size"],
-                name=torrent["name"],
+                name=_name(torrent),
                 state=f"{_state(torrent)}, {torrent['peers']} peers",
             )
 
@@ -256,13 +262,18 @@ def _lines() -> Callable[[Json], None]:
         shown.append(step)
         rate = f", {_size(torrent['download_rate'])}/s from {torrent['peers']} peers"
         tail = rate if torrent["state"] == "downloading" else ""
-        print(f"{torrent['name']}: {_state(torrent)} {torrent['progress']:.0%}{tail}", file=sys.stderr, flush=True)
+        print(f"{_name(torrent)}: {_state(torrent)} {torrent['progress']:.0%}{tail}", file=sys.stderr, flush=True)
 
     return show
 
 
 def _print_json(content: Json) -> None:
     print(json.dumps(content, indent=2))
+
+
+def _plain(text: str) -> str:
+    """Without the terminal codes that a torrent or a peer may have put into its name."""
+    return "".join(character if character.isprintable() else "�" for character in text)
 
 
 def _size(count: float) -> str:

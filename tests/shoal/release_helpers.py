@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from shoal.cli.release import perform
+
 DEADLINE = 30.0  # seconds that anything expected may take on a busy machine
 
 Result = dict[str, Any]
@@ -69,8 +71,15 @@ def spec(path: Path, **more: Any) -> Result:
     return {"path": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest(), **more}
 
 
-def call(verb: str, request: Result, *flags: str, env: dict[str, str] | None = None) -> Result:
-    """Run ``shoal release VERB --json`` and return its result, with the events before it under "events"."""
+def call(verb: str, request: Result, *flags: str) -> Result:
+    """The result of a verb, with the events before it under "events": the command's own way, in this process."""
+    events: list[Result] = []
+    result = perform(verb, lambda: request, "--check" in flags, events.append)
+    return {**json.loads(json.dumps(result)), "events": events}
+
+
+def run(verb: str, request: Result, *flags: str, env: dict[str, str] | None = None) -> Result:
+    """The same by the real command: ``shoal release VERB --json``."""
     process = subprocess.run(
         [sys.executable, "-m", "shoal", "release", verb, "--json", *flags],
         input=json.dumps(request),
@@ -84,8 +93,8 @@ def call(verb: str, request: Result, *flags: str, env: dict[str, str] | None = N
     *events, result = map(json.loads, process.stdout.splitlines())
     assert result["event"] == "result", process.stdout
     assert process.returncode == (0 if result["ok"] else 2 if result["error"]["code"] == "bad_request" else 1)
-    assert "Traceback" not in process.stderr, process.stderr
-    return {**result, "events": events, "stderr": process.stderr}
+    assert process.stderr == ""
+    return {**result, "events": events}
 
 
 @dataclass
@@ -110,8 +119,11 @@ class App:
         path.write_bytes(tar_bytes({"VERSION": version, "a": version, **(files or {})}, **more))
         return path
 
-    def ask(self, verb: str, *flags: str, env: dict[str, str] | None = None, **request: Any) -> Result:
-        return call(verb, {"app": "shop", "root": str(self.root), **self.request, **request}, *flags, env=env)
+    def asked(self, **request: Any) -> Result:
+        return {"app": "shop", "root": str(self.root), **self.request, **request}
+
+    def ask(self, verb: str, *flags: str, **request: Any) -> Result:
+        return call(verb, self.asked(**request), *flags)
 
     def stage(self, version: str, files: dict[str, bytes | str] | None = None, **request: Any) -> Result:
         result = self.ask("stage", version=version, archive=spec(self.archive(version, files)), **request)

@@ -107,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run_json(args: argparse.Namespace) -> int:
-    result = _perform(args.verb, lambda: _read_request(sys.stdin.buffer.read(REQUEST_LIMIT + 1)), args.check, _write)
+    result = perform(args.verb, lambda: _read_request(sys.stdin.buffer.read(REQUEST_LIMIT + 1)), args.check, _write)
     _write({"event": "result", **result})
     return _status(result)
 
@@ -125,7 +125,7 @@ def _read_request(data: bytes) -> object:
         raise RequestError(f"the request on stdin is not JSON: {error}") from None
 
 
-def _perform(
+def perform(
     verb: str, read: Callable[[], object], check: bool, emit: Callable[[dict[str, Any]], None]
 ) -> dict[str, Any]:
     """Run one verb; every error becomes a result."""
@@ -167,7 +167,7 @@ def _run_for_people(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     console, errors = Console(highlight=False), Console(stderr=True, highlight=False)
-    result = _perform(args.verb, lambda: _request_of(args), args.check, lambda event: _tell(errors, event))
+    result = perform(args.verb, lambda: _request_of(args), args.check, lambda event: _tell(errors, event))
     if not result["ok"]:
         error = result["error"]
         errors.print(f"[red]✗[/red] {error['message']}", markup=True)

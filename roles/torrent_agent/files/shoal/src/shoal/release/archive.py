@@ -13,7 +13,7 @@ from typing import IO
 
 from shoal.release.compression import FRAMES, Decompressed, Source
 from shoal.release.errors import ArchiveError, SpaceError
-from shoal.release.members import CHUNK, Member, tar_members, zip_members, zip_total
+from shoal.release.members import CHUNK, DATA_ERRORS, Member, tar_members, zip_members, zip_total
 from shoal.release.payload import Payload
 from shoal.release.request import ArchiveSpec, Limits
 from shoal.release.tree import Entry, Tree
@@ -167,8 +167,7 @@ def _blocks(member: Member, budget: _Budget) -> Iterator[bytes]:
     if member.kind != "file":
         return
     left = member.size
-    reader = member.open()
-    while block := reader.read(CHUNK):
+    for block in _data(member):
         left -= len(block)
         if left < 0:
             raise ArchiveError(f"member {member.name!r} has more than the {member.size} bytes that it says")
@@ -176,6 +175,19 @@ def _blocks(member: Member, budget: _Budget) -> Iterator[bytes]:
         yield block
     if left:
         raise ArchiveError(f"member {member.name!r} has {left} bytes fewer than the {member.size} that it says")
+
+
+def _data(member: Member) -> Iterator[bytes]:
+    try:
+        reader = member.open()
+        while block := reader.read(CHUNK):
+            yield block
+    except DATA_ERRORS as error:
+        raise ArchiveError(f"member {member.name!r} is damaged: {error}") from None
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise ArchiveError(f"member {member.name!r} is damaged: {error}") from None
 
 
 class _Budget:
@@ -310,6 +322,8 @@ def _format(head: bytes, path: Path) -> str:
             return kind if kind == "zip" else f"tar.{kind}"
     if head[1:4] == b"\x2a\x4d\x18" and head[0] & 0xF0 == 0x50:  # a skippable frame first (RFC 8878, 3.1.2)
         return "tar.zst"
+    if len(head) == tarfile.BLOCKSIZE and not head.strip(b"\0"):
+        return "tar"  # its end, at its beginning: it is empty
     try:
         tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape")
     except tarfile.TarError:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import calendar
 import copy
 import io
+import lzma
 import stat
 import tarfile
 import zipfile
@@ -46,6 +47,18 @@ class Member:
 
 def _nothing() -> Reader:
     return io.BytesIO()
+
+
+# What reading a member's data may raise; bz2 raises OSError, without a number, for damaged data.
+DATA_ERRORS = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    ValueError,
+    NotImplementedError,
+)
 
 
 # -- tar ---------------------------------------------------------------------------------------------------------
@@ -140,7 +153,7 @@ def _strict_tarinfo(header_limit: int) -> type[tarfile.TarInfo]:
                 raise
             except tarfile.HeaderError as error:
                 what = "it is cut short" if len(buf) < tarfile.BLOCKSIZE else str(error)
-                raise ArchiveError(f"the tar archive is damaged after {seen - 1} headers: {what}") from None
+                raise ArchiveError(f"the tar archive is damaged at header {seen}: {what}") from None
             if info.size < 0:
                 raise ArchiveError(f"member {info.name!r} has a negative size")
             if info.type in _EXTENSIONS and info.size > HEADER_LIMIT:

@@ -181,6 +181,20 @@ def test_known_data_elsewhere_is_a_conflict(agent, make_payload, make_torrent):
     assert refused.value.hint == "remove the torrent first"
 
 
+def test_what_is_repaired_is_tried_again_when_told_to_go_on(agent, make_payload, make_torrent):
+    payload = make_payload("shop-1.0.tar", 100_000)
+    torrent = make_torrent(payload)
+    right = payload.read_bytes()
+    payload.write_bytes(bytes(100_000))
+    info_hash = agent.client.add(torrent=torrent.read_bytes(), data_path=payload)["torrent"]["info_hash"]
+    assert agent.client.torrent(info_hash, wait=30)["state"] == "error"
+    payload.write_bytes(right)
+    assert agent.client.change(info_hash, paused=False, dry_run=True)["changed"] is True
+    assert agent.client.change(info_hash, paused=False)["changed"] is True
+    assert agent.await_end(info_hash)["error"] is None
+    assert agent.client.change(info_hash, paused=False)["changed"] is False
+
+
 # --- what is refused ---
 
 TORRENT = f"/v1/torrents/{UNKNOWN}"

@@ -17,6 +17,7 @@ from agent_helpers import UnixConnection
 
 from shoal.agent import daemon
 from shoal.agent.errors import StartError
+from shoal.agent.memory import Trimmer
 from shoal.agent.notify import notify, watchdog_interval
 from shoal.agent.sockets import listen_at
 from shoal.swarm import Engine, EngineSettings
@@ -252,3 +253,16 @@ def test_a_taken_port_and_an_impossible_folder_are_named(agent_factory, tmp_path
     third = agent_factory(start=False, state_dir=str(tmp_path / "file" / "state")).start(ready=False)
     assert third.process.wait(20) == 1
     assert f"cannot make the folder {tmp_path / 'file' / 'state'}: Not a directory" in third.log
+
+
+# --- memory ---
+
+
+def test_memory_is_given_back_once_after_each_burst():
+    trimmer = Trimmer()
+    calls = []
+    for moved in (0, 0, 100, 300, 300, 300, 300, 400, 400):
+        calls.append(trimmer.due(moved))
+        if calls[-1]:
+            trimmer.trim()
+    assert calls == [False, False, False, False, True, False, False, False, True]

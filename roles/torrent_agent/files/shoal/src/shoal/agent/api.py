@@ -178,7 +178,8 @@ class Api:
             status.download_limit if body.download_limit is None else body.download_limit,
         )
         new_limits = limits != (status.upload_limit, status.download_limit)
-        new_pause = body.paused is not None and body.paused != status.paused
+        retry = body.paused is False and status.state is State.ERROR
+        new_pause = retry or body.paused not in (None, status.paused)
         changed = new_limits or new_pause or _lacks(status, addition)
         if not query.dry_run:
             if new_limits:

@@ -19,6 +19,7 @@ from shoal.agent.errors import StartError
 from shoal.agent.events import EventLog
 from shoal.agent.imports import remove_leftovers
 from shoal.agent.log import log, log_event
+from shoal.agent.memory import Trimmer
 from shoal.agent.notify import notify, watchdog_interval
 from shoal.agent.sockets import hold_lock, listen_at
 from shoal.swarm import Engine, Event, State, SwarmError
@@ -26,7 +27,7 @@ from shoal.swarm import Engine, Event, State, SwarmError
 STOP_SECONDS = 20.0  # for saving resume data; systemd kills after 90 by default
 ANSWER_SECONDS = 2.0  # for requests under way when the agent stops
 THREADS = 4  # engine calls are short; more threads only cost memory
-STATUS_SECONDS = 10.0  # between two lines for `systemctl status` where no watchdog sets the pace
+PULSE_SECONDS = 10.0  # between two looks at the engine where no watchdog sets the pace
 
 
 def run(config: Config) -> int:
@@ -113,9 +114,11 @@ async def _serve(config: Config, sock: socket.socket) -> int:
 
 
 async def _pulse(engine: Engine) -> None:
-    """Tell the service manager that we live, as long as the engine answers and its own thread is alive."""
+    """Tell the service manager that we live, as long as the engine answers and its own thread is alive; after
+    traffic, give memory back."""
     watchdog = watchdog_interval()
-    while "NOTIFY_SOCKET" in os.environ:
+    trimmer = Trimmer()
+    while True:
         try:
             torrents = await asyncio.to_thread(engine.statuses)
         except Exception:
@@ -127,4 +130,6 @@ async def _pulse(engine: Engine) -> None:
         if watchdog is not None and engine.alive:
             lines.append("WATCHDOG=1")
         notify(*lines)
-        await asyncio.sleep(watchdog or STATUS_SECONDS)
+        if trimmer.due(sum(t.uploaded + t.downloaded for t in torrents)):
+            await asyncio.to_thread(trimmer.trim)
+        await asyncio.sleep(watchdog or PULSE_SECONDS)

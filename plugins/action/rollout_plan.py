@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import getpass
+import hashlib
 import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible.plugins.loader import lookup_loader
 from ansible.template import Templar
+from ansible.utils.hashing import secure_hash
 
 from ..plugin_utils._plan import InvalidVariablesError, Inventory, make_plan
 
@@ -36,9 +38,22 @@ class ActionModule(ActionBase):
             plan = make_plan(arguments["playbook"], self._inventory(variables))
         except InvalidVariablesError as error:
             raise AnsibleActionFail(f"nothing was changed, because of these variables:\n{error}") from None
+        archive = plan.get("archive")
+        if archive and archive["at"] == "controller":
+            archive["checksum"] = self._checksum(archive["path"], archive["checksum"])
         plan["who"] = f"{getpass.getuser()}@{socket.gethostname()}"
         result.update(changed=False, **plan)
         return result
+
+    @staticmethod
+    def _checksum(path: str, given: str | None) -> str:
+        """So that the publisher can say whether it has these bytes before they are sent there."""
+        found = f"sha256:{secure_hash(path, hashlib.sha256)}"
+        if given and given != found:
+            raise AnsibleActionFail(
+                f"nothing was changed, because shoal_archive_checksum is {given}, but {path} has {found}"
+            )
+        return found
 
     def _inventory(self, variables: dict[str, Any]) -> Inventory:
         names_of = lookup_loader.get("ansible.builtin.inventory_hostnames", loader=self._loader, templar=self._templar)

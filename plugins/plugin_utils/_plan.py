@@ -322,7 +322,19 @@ def _app_settings(
             problems.add(f"{where}root: {own['root']} is the root of {other!r} too; each app needs its own", host)
     if isinstance(own["health"], dict):
         own["health"] = [own["health"]]
+    own["switch_limit"] = _switch_limit(own)
     return own, fleet
+
+
+def _switch_limit(settings: Mapping[str, Any]) -> int:
+    """Seconds after which a switch that still runs must be lost: there and back again by every limit of its steps.
+
+    The limits that are not set are those of ``shoal release`` (docs/release.md).
+    """
+    healthy = sum(check.get("timeout", 30) + check.get("soak", 0) for check in settings["health"] or [])
+    hooks = len(settings["hooks"] or {}) * (settings["hook_timeout"] or 300)
+    work = (settings["script_timeout"] or 900) if settings["script"] else (settings["restart_timeout"] or 60) + hooks
+    return math.ceil(2 * (healthy + work) + 300)
 
 
 def _task_file(name: str, given: str, working_directory: Path, problems: _Problems) -> str:

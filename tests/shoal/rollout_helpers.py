@@ -1,0 +1,214 @@
+"""A fleet for the playbooks: a publisher and hosts with agents of their own, all on this machine, and archives of an
+application that is healthy or not.
+
+The application is a folder with a file ``version``; the file ``sick`` makes its health check fail. Nothing serves, so
+that a switch takes no longer than the tasks of a playbook.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from conftest import Agent
+
+CHECKOUT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+
+
+def make_archive(path: Path, version: str, *, sick: bool = False, size: int = 300_000, **members: str) -> Path:
+    """A .tar.gz of the application; ``members`` are further files, their names with _ for a dot, and executable."""
+    files = {"version": version, **({"sick": ""} if sick else {}), **members}
+    with tarfile.open(path, "w:gz") as tar:
+        for name, text in files.items():
+            _add(tar, name.replace("_", "."), text.encode(), 0o755 if name in members else 0o644)
+        # bytes that do not compress, another set for each version
+        _add(tar, "blob", b"".join(hashlib.sha256(f"{version}{n}".encode()).digest() for n in range(size // 32)), 0o644)
+    return path
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes, mode: int) -> None:
+    member = tarfile.TarInfo(name)
+    member.size, member.mode = len(data), mode
+    tar.addfile(member, io.BytesIO(data))
+
+
+def make_collections(folder: Path) -> Path:
+    """A tree for ANSIBLE_COLLECTIONS_PATH in which this checkout is the collection."""
+    place = folder / "ansible_collections" / "shoal"
+    place.mkdir(parents=True)
+    (place / "deploy").symlink_to(CHECKOUT)
+    return folder
+
+
+@dataclass
+class Run:
+    """How a playbook ended."""
+
+    status: int
+    out: str
+    story: str  # the lines of the playbook itself, on stderr
+    changed: dict[str, int]  # tasks that changed something, by host
+    stats: dict[str, Any]  # what set_stats kept
+
+    @property
+    def total_changed(self) -> int:
+        return sum(self.changed.values())
+
+
+@dataclass
+class Fleet:
+    """Hosts, their inventory, and the playbooks run on them."""
+
+    folder: Path
+    collections: Path
+    publisher: Agent
+    hosts: dict[str, Agent]
+    app: dict[str, Any] = field(default_factory=dict)
+    variables: dict[str, Any] = field(default_factory=dict)
+    host_variables: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def root(self, host: str) -> Path:
+        return self.folder / host / "shop"
+
+    def version(self, host: str) -> str | None:
+        """What `current` of the host really holds."""
+        file = self.root(host) / "current" / "version"
+        return file.read_text() if file.exists() else None
+
+    @property
+    def versions(self) -> list[str | None]:
+        return [self.version(host) for host in self.hosts]
+
+    @property
+    def published(self) -> Path:
+        return self.folder / "published"
+
+    def write_inventory(self) -> Path:
+        """The inventory with what `app`, `variables` and `host_variables` say now."""
+        app = {
+            "hosts": "shop_servers",
+            "root": "{{ shop_root }}",
+            "health": {"command": ["sh", "-c", "test ! -e sick"], "timeout": 1, "interval": 0.2},
+            "proof": "none",
+            **self.app,
+        }
+        shared = {
+            "ansible_connection": "local",
+            "ansible_python_interpreter": sys.executable,
+            "shoal_become": False,
+            "shoal_executable": str(BIN / "shoal"),
+            "shoal_publish_dir": str(self.published),
+            "shoal_peers": [self.publisher.peer],
+            "shoal_apps": {"shop": app},
+            **self.variables,
+        }
+        agents = {"pub": self.publisher, **self.hosts}
+        own = {
+            name: {
+                "shoal_socket": str(agent.socket),
+                "shop_root": str(self.root(name)),
+                "ansible_remote_tmp": str(self.folder / name / "tmp"),
+                **self.host_variables.get(name, {}),
+            }
+            for name, agent in agents.items()
+        }
+        inventory = {
+            "all": {
+                "vars": shared,
+                "children": {
+                    "shoal_publishers": {"hosts": {"pub": own.pop("pub")}},
+                    "shop_servers": {"hosts": own},
+                },
+            }
+        }
+        path = self.folder / "inventory.yml"
+        path.write_text(yaml.safe_dump(inventory))
+        return path
+
+    def start(
+        self,
+        playbook: str,
+        *arguments: str,
+        cwd: Path | None = None,
+        env: Mapping[str, str] | None = None,
+        **extra: Any,
+    ) -> subprocess.Popen[str]:
+        """Start a playbook of the collection; ``extra`` are extra variables (shoal_ is put before their names)."""
+        command = [str(BIN / "ansible-playbook"), "-i", str(self.write_inventory()), f"shoal.deploy.{playbook}"]
+        command += ["-e", json.dumps({f"shoal_{name}": value for name, value in extra.items()}), *arguments]
+        return subprocess.Popen(
+            command,
+            cwd=cwd or self.folder,
+            env={
+                **os.environ,
+                "PATH": f"{BIN}:{os.environ['PATH']}",
+                "ANSIBLE_COLLECTIONS_PATH": str(self.collections),
+                "ANSIBLE_LOCAL_TEMP": str(self.folder / "ansible"),
+                "ANSIBLE_ASYNC_DIR": str(self.folder / "jobs"),
+                "ANSIBLE_NOCOLOR": "1",
+                "ANSIBLE_STDOUT_CALLBACK": "ansible.builtin.default",
+                "ANSIBLE_SHOW_CUSTOM_STATS": "1",
+                "ANSIBLE_FORKS": "5",
+                "LC_ALL": "C.UTF-8",
+                **(env or {}),
+            },
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, playbook: str, *arguments: str, **extra: Any) -> Run:
+        """Run a playbook of the collection to its end."""
+        with self.start(playbook, *arguments, app="shop", **extra) as process:
+            out, err = process.communicate(timeout=180)
+        return Run(process.returncode, out, err, _changed(out), _stats(out))
+
+    def publish(self, version: str, **archive: Any) -> Run:
+        path = make_archive(self.folder / f"shop-{version}.tar.gz", version, **archive)
+        run = self.run("publish", version=version, archive=str(path))
+        assert run.status == 0, run.out + run.story
+        return run
+
+
+def _changed(out: str) -> dict[str, int]:
+    """The `changed=` column of the recap."""
+    recap = out.partition("PLAY RECAP")[2].splitlines()[1:]
+    rows = [line.split() for line in recap if " : ok=" in line]
+    return {row[0]: int(row[3].removeprefix("changed=")) for row in rows}
+
+
+def _stats(out: str) -> dict[str, Any]:
+    for line in out.partition("CUSTOM STATS")[2].splitlines():
+        if line.strip().startswith("RUN: "):
+            found: dict[str, Any] = json.loads(line.partition("RUN: ")[2])
+            return found.get("shoal_rollout", {})
+    return {}
+
+
+def digest(*folders: Path) -> dict[str, str]:
+    """Every path below the folders with what is there, to be compared with itself later."""
+    found = {}
+    for folder in folders:
+        for path in sorted([folder, *folder.rglob("*")]):
+            if path.is_symlink():
+                found[str(path)] = f"-> {path.readlink()}"
+            elif path.is_file():
+                found[str(path)] = f"{path.stat().st_mode:o} {hashlib.sha256(path.read_bytes()).hexdigest()}"
+            elif path.exists():
+                found[str(path)] = f"{path.stat().st_mode:o}"
+    return found
+
+
+FleetFactory = Callable[..., Fleet]

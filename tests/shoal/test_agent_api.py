@@ -9,6 +9,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import torf
 from agent_helpers import UnixConnection, ask
 
 from shoal import __version__
@@ -101,6 +102,26 @@ def test_what_a_known_torrent_lacks_is_added_and_dry_runs_predict_it(agent, torr
         "http://127.0.0.1:2/announce",
     }
     assert done["torrent"]["web_seeds"] == more["web_seeds"]
+
+
+def test_what_the_torrent_itself_names_counts_too(agent, torrent):
+    plain = torf.Torrent.read(torrent)
+    plain.trackers = []
+    agent.client.add(torrent=plain.dump())
+    for changed in (True, False):
+        assert agent.client.add(torrent=torrent.read_bytes(), dry_run=True)["changed"] is changed
+        done = agent.client.add(torrent=torrent.read_bytes())
+        assert done["changed"] is changed
+    assert [tracker["url"] for tracker in done["torrent"]["trackers"]] == ["http://127.0.0.1:1/announce"]
+
+
+def test_peers_may_be_given_by_name(agent_factory, make_payload, make_torrent):
+    payload = make_payload("shop-1.0.tar", 200_000)
+    torrent = make_torrent(payload)
+    publisher, host = agent_factory("publisher"), agent_factory("host")
+    publisher.seed(payload, torrent)
+    host.client.add(torrent=torrent.read_bytes(), peers=[f"localhost:{publisher.port}"])
+    assert host.await_end(torf.Torrent.read(torrent).infohash)["from_peers"] == {"publisher": 200_000}
 
 
 @pytest.mark.parametrize(

@@ -23,8 +23,15 @@ def parse_endpoint(text: str) -> tuple[str, int]:
 
 def parse_ip(text: str) -> str:
     """``text`` if it is an IPv4 or IPv6 address; ValueError otherwise."""
+    if not is_ip(text):
+        raise ValueError(f"found {text!r}, expected an IPv4 or IPv6 address")
+    return text
+
+
+def is_ip(text: str) -> bool:
+    """Whether ``text`` is an IPv4 or IPv6 address, not a name."""
     try:
         ipaddress.ip_address(text)
     except ValueError:
-        raise ValueError(f"found {text!r}, expected an IPv4 or IPv6 address") from None
-    return text
+        return False
+    return True

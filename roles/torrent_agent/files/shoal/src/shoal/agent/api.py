@@ -52,7 +52,7 @@ from shoal.swarm import (
     UnknownTorrent,
     libtorrent_version,
 )
-from shoal.swarm.metainfo import PayloadFile, load_torrent
+from shoal.swarm.metainfo import load
 
 MAX_WAITS = 64  # long-polls at once: each holds a connection; a host has a handful of followers
 IMPORT_CHUNK = 1024 * 1024
@@ -144,7 +144,7 @@ class Api:
         query = decode_query(request.query.items(), DryRunQuery)
         wanted = await add_request(decode_body(await request.read(), AddBody))
         known = await asyncio.to_thread(self.engine.describe, wanted)
-        changed = known is None or _lacks(known, wanted)
+        changed = known is None or _lacks(known, await asyncio.to_thread(_with_its_own, wanted))
         if query.dry_run:
             return _json({"changed": changed, "torrent": known})
         status, _ = await asyncio.to_thread(self.engine.add, wanted)
@@ -185,18 +185,11 @@ class Api:
             if new_limits:
                 await asyncio.to_thread(self.engine.set_torrent_limits, info_hash, *limits)
             if addition.trackers or addition.web_seeds or addition.peers:
-                await asyncio.to_thread(self._extend, status, addition)
+                await asyncio.to_thread(self.engine.extend, info_hash, addition)
             if new_pause:
                 await asyncio.to_thread(self.engine.pause if body.paused else self.engine.resume, info_hash)
             status = await asyncio.to_thread(self.engine.status, info_hash)
         return _json({"changed": changed, "torrent": status})
-
-    def _extend(self, known: TorrentStatus, addition: AddTorrent) -> None:
-        torrent = self.engine.metainfo(known.info_hash)
-        magnet = None if torrent else f"magnet:?xt=urn:btih:{known.info_hash}"
-        if not torrent and known.info_hash_v2 and known.info_hash_v2.startswith(known.info_hash):
-            magnet = f"magnet:?xt=urn:btmh:1220{known.info_hash_v2}"  # v2 only: multihash of SHA-256 (BEP 52)
-        self.engine.add(replace(addition, torrent=torrent, magnet=magnet))
 
     async def remove_torrent(self, request: web.Request) -> web.Response:
         info_hash = _info_hash(request)
@@ -243,7 +236,7 @@ class Api:
                 f"cannot import into torrent {info_hash}: it is {found}",
                 "files are taken for a torrent of the store that is paused and not complete",
             )
-        files = await asyncio.to_thread(self._files, info_hash)
+        files = [file for file in await asyncio.to_thread(self.engine.files, info_hash) if not file.pad]
         index = request.match_info["index"]
         if not index.isascii() or not index.isdigit() or len(index) > 9 or int(index) >= len(files):
             raise AnswerError(404, "not_found", f"torrent {info_hash} has files 0 to {len(files) - 1}, no {index!r}")
@@ -261,13 +254,6 @@ class Api:
             incoming.commit()
         path = self.store_dir / info_hash / file.path
         return _json({"file": {"index": int(index), "path": path, "size": file.size}})
-
-    def _files(self, info_hash: str) -> list[PayloadFile]:
-        data = self.engine.metainfo(info_hash)
-        parsed = load_torrent(data).metainfo if data else None
-        if parsed is None:
-            raise _not_known_yet(info_hash)
-        return [file for file in parsed.files if not file.pad]
 
     # --- events ---
 
@@ -310,6 +296,14 @@ def _lacks(known: TorrentStatus, wanted: AddTorrent) -> bool:
     trackers = {tracker.url for tracker in known.trackers}
     new_tracker = any(url not in trackers for tier in wanted.trackers for url in tier)
     return new_tracker or not set(wanted.web_seeds) <= set(known.web_seeds)
+
+
+def _with_its_own(wanted: AddTorrent) -> AddTorrent:
+    """``wanted`` with the trackers and web seeds that its .torrent or magnet itself names."""
+    parsed = load(wanted)
+    return replace(
+        wanted, trackers=(*parsed.trackers, *wanted.trackers), web_seeds=(*parsed.web_seeds, *wanted.web_seeds)
+    )
 
 
 def _info_hash(request: web.Request) -> str:

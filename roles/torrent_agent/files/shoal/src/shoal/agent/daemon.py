@@ -26,7 +26,7 @@ from shoal.swarm import Engine, Event, State, SwarmError
 
 STOP_SECONDS = 20.0  # for saving resume data; systemd kills after 90 by default
 ANSWER_SECONDS = 2.0  # for requests under way when the agent stops
-THREADS = 4  # engine calls are short; more threads only cost memory
+THREADS = 8  # engine calls are short, but for the deletion of a big payload
 PULSE_SECONDS = 10.0  # between two looks at the engine where no watchdog sets the pace
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
 
-from shoal.agent.addresses import parse_endpoint
+from shoal.agent.addresses import is_ip, parse_endpoint
 from shoal.agent.config import MAX_RATE
 from shoal.swarm import AddTorrent, Endpoint
 
@@ -19,6 +20,9 @@ MAX_TORRENT_BYTES = 16 * 1024 * 1024  # a .torrent of 4 MB is already a very big
 MAX_BODY_BYTES = MAX_TORRENT_BYTES * 4 // 3 + 64 * 1024  # the same in base64, and the rest of the request
 MAX_WAIT = 60.0
 MAX_PEERS = 1000
+RESOLVE_SECONDS = 20.0
+# Not the threads that the engine is called in: a name server that is away must not hold up the whole API.
+_RESOLVERS = ThreadPoolExecutor(8, thread_name_prefix="resolver")
 
 Struct = TypeVar("Struct", bound=msgspec.Struct)
 Limit = Annotated[int, msgspec.Meta(ge=0, le=MAX_RATE)]  # bytes per second; 0: no limit
@@ -145,22 +149,34 @@ def check_web_seeds(urls: tuple[str, ...]) -> tuple[str, ...]:
 
 
 async def resolve_peers(peers: tuple[str, ...]) -> tuple[Endpoint, ...]:
-    """Endpoints with IP addresses; a name may stand for several."""
+    """Endpoints with IP addresses; a name may stand for several. Names are looked up side by side."""
+    try:
+        return await asyncio.wait_for(_resolve_peers(peers), RESOLVE_SECONDS)
+    except asyncio.TimeoutError:
+        raise BadRequestError(
+            f"peers: cannot resolve the names of {len(peers)} peers within {RESOLVE_SECONDS:g} s; give addresses"
+        ) from None
+
+
+async def _resolve_peers(peers: tuple[str, ...]) -> tuple[Endpoint, ...]:
     loop = asyncio.get_running_loop()
-    found: dict[Endpoint, None] = {}  # a dict for its order
-    for peer in peers:
+
+    async def resolve(peer: str) -> list[Endpoint]:
         try:
             host, port = parse_endpoint(peer)
             if port == 0:
                 raise ValueError(f"found {peer!r}, expected a port of 1 to 65535")
-            addresses = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            if is_ip(host):
+                return [(host, port)]
+            found = await loop.run_in_executor(_RESOLVERS, socket.getaddrinfo, host, port, 0, socket.SOCK_STREAM)
         except ValueError as error:
             raise BadRequestError(f"peers: {error}") from None
         except OSError as error:
             raise BadRequestError(f"peers: cannot resolve {peer!r}: {error.strerror or error}") from None
-        for *_, address in addresses:
-            found[str(address[0]), port] = None
-    return tuple(found)
+        return [(str(address[0]), port) for *_, address in found]
+
+    resolved = await asyncio.gather(*map(resolve, peers))
+    return tuple(dict.fromkeys(endpoint for endpoints in resolved for endpoint in endpoints))
 
 
 def _check_url(field: str, url: str, schemes: tuple[str, ...]) -> None:

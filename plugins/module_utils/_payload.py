@@ -59,7 +59,7 @@ def check_sizes(path: str, metainfo: Metainfo) -> None:
                         % (os.path.join(path, *file.path), source.size(file), file.length, metainfo.info_hash)
                     )
     except OSError as error:
-        raise PayloadError("cannot read the payload %s: %s" % (path, _words(error))) from None
+        raise _unreadable(path, error) from None
 
 
 @contextmanager
@@ -69,7 +69,7 @@ def opened(path: str, metainfo: Metainfo, file: TorrentFile) -> Iterator[IO[byte
         with _Source(path, metainfo) as source, source.open(file) as handle, os.fdopen(os.dup(handle), "rb") as content:
             yield content
     except OSError as error:
-        raise PayloadError("cannot read the payload %s: %s" % (path, _words(error))) from None
+        raise _unreadable(path, error) from None
 
 
 def check_dest(dest: str, metainfo: Metainfo) -> None:
@@ -144,7 +144,7 @@ def check_sha256(path: str, metainfo: Metainfo, sha256: str) -> None:
             for block in source.blocks(metainfo.files[0]):
                 digest.update(block)
     except OSError as error:
-        raise PayloadError("cannot read the payload %s: %s" % (path, _words(error))) from None
+        raise _unreadable(path, error) from None
     _check_sha256(metainfo, digest.hexdigest(), sha256)
 
 
@@ -375,8 +375,13 @@ def _name(metainfo: Metainfo, file: TorrentFile) -> str:
     return "/".join((metainfo.name, *file.path))
 
 
-def _words(error: OSError) -> str:
-    about = "%s: " % error.filename if error.filename else ""
+def _unreadable(path: str, error: OSError) -> PayloadError:
+    return PayloadError("cannot read the payload %s: %s" % (path, _words(error, path)))
+
+
+def _words(error: OSError, known: str | None = None) -> str:
+    """The system's words, the file unless it is `known`, and what to do about it."""
+    about = "%s: " % error.filename if error.filename and error.filename != known else ""
     if error.errno in (errno.EACCES, errno.EPERM):
         return "%s%s for user id %d. Use become: true." % (about, error.strerror, os.geteuid())
     if error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -257,7 +257,8 @@ def create(module):
         "after": summary(after),
     }
     file_arguments = module.load_file_common_arguments(params, path=dest)
-    changed = module.set_fs_attributes_if_different(file_arguments, changed, diff)
+    # Of a file that is new they are no difference of its own, which check mode could not tell
+    changed = module.set_fs_attributes_if_different(file_arguments, changed, None if before_data is None else diff)
     return {"changed": changed, "dest": dest, "sha256": sha256, "metainfo": after.facts(), "diff": diff}
 
 

@@ -251,7 +251,6 @@ class Fetch:
         self.following = self.params["_following"] or {}
         # whether earlier runs of the module have begun what this one goes on with
         self.going_on = "before" in self.following
-        self.resumed = "before" in (self.following or {})  # not the first run of the action plugin
         self.sha256 = sha256_of_checksum(self.params["checksum"])
         self.torrent = None  # bytes of the .torrent
         self.magnet = None
@@ -266,13 +265,13 @@ class Fetch:
         check_mode, waiting = self.module.check_mode, self.params["wait"]
 
         before = self.look()
-        complete_before = before is not None and before["state"] == "complete" and not self.resumed
+        complete_before = before is not None and before["state"] == "complete" and not self.going_on
         diff = {"before": {"info_hash": before and before["info_hash"], "complete": complete_before}}
         self.settle_dest(before)
         at_dest_before = self.at_dest
         if self.dest:
             diff["before"]["at_dest"] = at_dest_before
-        if self.resumed:
+        if self.going_on:
             diff["before"] = self.following["before"]
 
         changed, status = self.tell_agent(before)
@@ -358,7 +357,7 @@ class Fetch:
     def look(self):
         """The torrent's status, None if it is unknown. One that is being checked is waited for."""
         status = self.client.add(torrent=self.torrent, magnet=self.magnet, dry_run=True)[1]
-        if status is None or status["state"] != "checking" or not self.params["wait"] or self.resumed:
+        if status is None or status["state"] != "checking" or not self.params["wait"] or self.going_on:
             return status
         deadline = time.monotonic() + self.params["timeout"]
 

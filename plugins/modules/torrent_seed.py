@@ -278,10 +278,20 @@ class Seed:
         why = ": ".join(filter(None, (error.get("what"), error.get("message")))) or (
             "%d of %d pieces are right" % (status["pieces_done"], status["pieces"])
         )
+        if self.params["import"]:
+            next_step = "Is it the file that the torrent was made of?"
+        else:
+            next_step = "Is it the file that the torrent was made of? May the agent read it? If not, set import: true."
         raise SeedError(
-            "cannot seed %s as the torrent %s describes it (%s): %s. Is it the file that the torrent was made of? If "
-            "it was changed since, make the torrent anew (torrent_create)."
-            % (self.params["path"] or status["payload_path"], self.params["torrent"], status["info_hash"], why)
+            "cannot seed %s as the torrent %s describes it (%s): %s. %s If it was changed since, make the torrent anew "
+            "(torrent_create)."
+            % (
+                self.params["path"] or status["payload_path"],
+                self.params["torrent"],
+                status["info_hash"],
+                why,
+                next_step,
+            )
         )
 
     @staticmethod

@@ -71,10 +71,15 @@ def spec(path: Path, **more: Any) -> Result:
     return {"path": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest(), **more}
 
 
-def call(verb: str, request: Result, *flags: str) -> Result:
+def call(verb: str, request: Result, *flags: str, on_event: Callable[[Result], object] = lambda _: None) -> Result:
     """The result of a verb, with the events before it under "events": the command's own way, in this process."""
     events: list[Result] = []
-    result = perform(verb, lambda: request, "--check" in flags, events.append)
+
+    def emit(event: Result) -> None:
+        events.append(event)
+        on_event(event)
+
+    result = perform(verb, lambda: request, "--check" in flags, emit)
     return {**json.loads(json.dumps(result)), "events": events}
 
 
@@ -150,13 +155,15 @@ class App:
 
 
 SERVER = r"""
-import http.server, json, os, sys, threading, time
+import http.server, json, os, sys
 port, version, mode = int(sys.argv[1]), sys.argv[2], sys.argv[3]
-if mode.startswith("dies"):
-    # after it has answered
-    pass
+asked = 0
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
+        global asked
+        asked += 1
+        if mode == "dies" and asked > 1:
+            os._exit(1)
         status = 500 if mode == "ill" else 200
         body = json.dumps({"version": version, "pid": os.getpid()}).encode()
         self.send_response(status)
@@ -164,8 +171,6 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
-        if mode == "dies":
-            threading.Timer(0.3, lambda: os._exit(1)).start()
     def log_message(self, *args): pass
 class Server(http.server.ThreadingHTTPServer):
     allow_reuse_address = True

@@ -117,6 +117,7 @@ def run(
     env: Mapping[str, str],
     timeout: float,
     run_as: str | None = None,
+    on_start: Callable[[int], None] = lambda _: None,
     on_line: Callable[[str], None] = lambda _: None,
 ) -> Outcome:
     """Run ``command`` and wait for its end, or for ``timeout`` seconds and then for its death.
@@ -139,13 +140,20 @@ def run(
         )
     except OSError as error:
         raise ReleaseError(f"cannot run {path}: {error.strerror}", code="bad_command") from None
+    on_start(process.pid)
     output = _Output(process, on_line)
     deadline = begun + timeout
     while process.poll() is None and time.monotonic() < deadline:
         output.collect(min(0.05, max(0.0, deadline - time.monotonic())))
     timed_out = process.poll() is None
     if timed_out:
-        _kill_group(process, output)
+
+        def meanwhile() -> None:
+            output.collect(0.02)
+            process.poll()  # a dead leader that nobody waited for would still count as alive
+
+        kill_group(process.pid, meanwhile)
+        process.wait()
     output.collect(0)
     output.close()
     return Outcome(None if timed_out else process.returncode, output.text(), time.monotonic() - begun)
@@ -161,25 +169,15 @@ def _identity(run_as: str | None) -> dict[str, Any]:
     return {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": groups}
 
 
-def _kill_group(process: subprocess.Popen[bytes], output: _Output) -> None:
-    """End every process of the group. The group outlives its leader, so the leader's end is not enough."""
+def kill_group(group: int, meanwhile: Callable[[], object] = lambda: time.sleep(0.02)) -> None:
+    """End every process of ``group``: SIGTERM, then SIGKILL. A group outlives its leader, whose end is not enough."""
     with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGTERM)
-    deadline = time.monotonic() + TERM_GRACE
-    while _group_lives(process) and time.monotonic() < deadline:
-        output.collect(0.02)
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-
-
-def _group_lives(process: subprocess.Popen[bytes]) -> bool:
-    process.poll()  # a dead leader that nobody waited for would still count
-    try:
-        os.killpg(process.pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
+        os.killpg(group, signal.SIGTERM)
+        deadline = time.monotonic() + TERM_GRACE
+        while time.monotonic() < deadline:
+            meanwhile()
+            os.killpg(group, 0)
+        os.killpg(group, signal.SIGKILL)
 
 
 class _Output:

@@ -93,10 +93,17 @@ def follow(layout: Layout, operation: str, emit: Emit, pid: int | None = None) -
 
 
 def request_of(layout: Layout, operation: str) -> Request | None:
-    """What ``operation`` was asked to do, as far as it is known."""
-    with suppress(OSError, msgspec.MsgspecError), (layout.operations / f"{operation}.jsonl").open("rb") as file:
-        return msgspec.convert(msgspec.json.decode(file.readline())["request"], Request)
-    return None
+    """What the running ``operation`` was asked to do; None if it ended before it said so."""
+    path = layout.operations / f"{operation}.jsonl"
+    while True:
+        alive = _alive(layout, operation, None)
+        with suppress(FileNotFoundError), path.open("rb") as file:
+            line = file.readline()
+            if line.endswith(b"\n"):
+                return msgspec.convert(msgspec.json.decode(line)["request"], Request)
+        if not alive:
+            return None
+        time.sleep(POLL)
 
 
 def _lines(file: Any, alive: Callable[[], bool]) -> Iterator[dict[str, Any]]:

@@ -13,6 +13,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -85,9 +86,14 @@ def _why_not(switch: SwitchSpec) -> str:
 
 def _check_visible(check: HealthCheck) -> None:
     host, port = _address(check)
-    if listeners.on(host, port).hidden:
+    found = listeners.on(host, port)
+    hidden = "it belongs to another user" if found.hidden else ""
+    if not found.processes and not hidden:
+        with suppress(OSError), socket.create_connection((host, port), timeout=1):
+            hidden = "it is in another network namespace (a container?)"
+    if hidden:
         raise ReleaseError(
-            f"cannot see which process listens on {host}:{port}: it belongs to another user",
+            f"cannot see which process listens on {host}:{port}: {hidden}",
             hint="run as root, let the check read the version (version: {json: KEY}), or set proof: none",
             code="no_proof",
         )
@@ -127,6 +133,8 @@ def _wait(probe: _Probe, tell: Callable[[str, str], None]) -> None:
     told = ""
     while True:
         found = probe.attempt(max(0.1, min(ATTEMPT_LIMIT, deadline - time.monotonic())))
+        if not found:
+            probe.remember()
         if found != told:
             tell(check.label, found or "healthy")
             told = found
@@ -135,7 +143,6 @@ def _wait(probe: _Probe, tell: Callable[[str, str], None]) -> None:
         if time.monotonic() + check.interval >= deadline:
             raise StepError(f"{check.label} {found} for {check.timeout:g} s", code="not_healthy")
         time.sleep(check.interval)
-    probe.remember()
 
 
 def _soak(probes: list[_Probe]) -> None:

@@ -29,6 +29,8 @@ class Journal(Struct):
     failed: list[Process] = []  # who listened when the new release was given up
     boot_id: str = ""  # of the boot in which `old` was seen
     restarted: bool = False  # whether anything was restarted, so that going back must restart too
+    running: Process | None = None  # the command of this step, which outlives a killed switch
+    unhealthy: bool = False  # the release that is active in the end is not healthy
     gone_back: bool = False  # the script said that it went back by itself
     outcome: str = ""  # activated, rolled_back, failed
     reason: str = ""  # why it is not activated

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,7 @@ class Switch:
             begun = time.monotonic()
             if step.journalled:
                 self.journal.step = name
+                self.journal.running = None
                 journal.write(self.layout, self.journal)
             self.observe("before", name)
             self.emit({"event": "step", "step": name, "state": "start", "about": step.about})
@@ -104,6 +106,7 @@ class Switch:
             env=self.environment(step),
             timeout=timeout,
             run_as=run_as,
+            on_start=self._note_running,
             on_line=lambda line: self.emit({"event": "output", "step": step, "line": line}),
         )
         self.journal.output[step] = outcome.output[-OUTPUT_TAIL:]
@@ -111,17 +114,31 @@ class Switch:
             raise StepError(f"{command[0]} {outcome.reason()}")
         return outcome.status or 0
 
+    def _note_running(self, pid: int) -> None:
+        with suppress(OSError):  # it has ended already
+            self.journal.running = listeners.process(pid)
+            journal.write(self.layout, self.journal)
+
+    def end_running(self) -> None:
+        """End the command that a killed switch left running, so that it does not work beside the recovery."""
+        left = self.journal.running
+        with suppress(OSError):
+            if left is not None and listeners.process(left.pid) == left:
+                commands.kill_group(left.pid)
+
     def environment(self, step: str) -> dict[str, str]:
         """The documented environment of hooks, scripts, restart and health commands."""
-        request, to, previous = self.journal.request, self.journal.to, self.journal.previous
+        back = step in _GOING_BACK
+        to, previous = self.journal.to, self.journal.previous
+        wanted, other = (previous, to) if back else (to, previous)
         return {
-            "SHOAL_APP": request.app or self.layout.root.name,
+            "SHOAL_APP": self.journal.request.app or self.layout.root.name,
             "SHOAL_ROOT": str(self.layout.root),
-            "SHOAL_VERSION": to.version,
-            "SHOAL_RELEASE_PATH": str(self.release),
-            "SHOAL_PREVIOUS_VERSION": previous.version if previous else "",
-            "SHOAL_PREVIOUS_RELEASE_PATH": str(self.layout.path_of(previous)) if previous else "",
-            "SHOAL_ACTION": "rollback" if step in _GOING_BACK else "activate",
+            "SHOAL_VERSION": wanted.version if wanted else "",
+            "SHOAL_RELEASE_PATH": str(self.layout.path_of(wanted)) if wanted else "",
+            "SHOAL_PREVIOUS_VERSION": other.version if other else "",
+            "SHOAL_PREVIOUS_RELEASE_PATH": str(self.layout.path_of(other)) if other else "",
+            "SHOAL_ACTION": "rollback" if back else "activate",
             "SHOAL_STEP": step,
             "SHOAL_OPERATION": self.journal.operation,
         }
@@ -211,7 +228,7 @@ def switch_over(switch: Switch) -> None:
 
 def restart(switch: Switch) -> None:
     """Make the new release run."""
-    switch.journal.restarted = True
+    switch.journal.restarted = switch.journal.request.switch.restart is not None
     _restart(switch, "restart", switch.release)
 
 
@@ -258,7 +275,7 @@ def commit(switch: Switch) -> None:
 
 def keep(switch: Switch) -> None:
     """The release is not healthy, but there is no way back: it stays."""
-    switch.journal.outcome = "failed"
+    switch.journal.outcome, switch.journal.unhealthy = "failed", True
     switch.journal.warnings.append(
         f"{switch.journal.to.version} is irreversible: it stays active although it is not healthy"
     )
@@ -338,7 +355,7 @@ def script_back(switch: Switch) -> None:
 def prove_back(switch: Switch) -> None:
     """Wait until the release before is healthy again."""
     note = switch.journal
-    if note.previous is None or not note.restarted:
+    if note.previous is None or note.outcome != "rolled_back":
         return
     # A release that another tool made may tell its version in other words than its folder's name.
     version = note.previous.version if switch.layout.record(note.previous.version) else None
@@ -349,7 +366,7 @@ def prove_back(switch: Switch) -> None:
 
 def not_healthy_back(switch: Switch) -> None:
     """Neither release is healthy; `current` is the release before, and people must look."""
-    switch.journal.outcome = "failed"
+    switch.journal.outcome, switch.journal.unhealthy = "failed", True
 
 
 def record(switch: Switch) -> None:

@@ -240,6 +240,7 @@ def run_switch(one: Switch, step: str) -> Result:
         "ok": ok,
         "changed": ok or note.restarted or note.outcome == "rolled_back" or one.moved,
         "outcome": note.outcome,
+        "healthy": not note.unhealthy,
         "version": note.to.version,
         "from": before,
         "to": note.to.version,
@@ -250,19 +251,19 @@ def run_switch(one: Switch, step: str) -> Result:
         "diff": _diff("current", before, after),
     }
     if not ok:
-        result["error"] = _failure(note)
+        result["error"] = _failure(note, one.moved)
     return result
 
 
-def _failure(note: Journal) -> dict[str, str]:
+def _failure(note: Journal, kept: bool) -> dict[str, str]:
     back = note.previous.version if note.previous else None
     if note.outcome == "rolled_back" and back is None:
         end = "there was no release before it: current is removed again"
     elif note.outcome == "rolled_back":
         end = f"{back} is active and healthy again"
-    elif note.irreversible and any("irreversible" in warning for warning in note.warnings):
+    elif kept:
         end = f"it is irreversible, so {note.to.version} stays active, NOT healthy"
-    elif note.restarted:
+    elif note.unhealthy:
         end = f"{back or 'nothing'} is active again, but NOT healthy: {'; '.join(note.warnings)}"
     else:
         end = f"nothing was switched, {back or 'nothing'} is active"
@@ -279,10 +280,12 @@ def _end_unproven(layout: Layout, emit: Emit) -> Result | None:
     if note is None:
         return None
     emit({"event": "recover", "version": note.to.version, "step": note.step})
+    one = Switch(layout, note, emit)
+    one.end_running()
     entry = switch.table_of(note)[note.step].recover
     if entry in ("record", "switch_back") and not note.reason:
         note.reason = f"it was interrupted at {note.step}"
-    result = run_switch(Switch(layout, note, emit), entry)
+    result = run_switch(one, entry)
     emit({"event": "recovered", "version": note.to.version, "outcome": note.outcome})
     return result
 
@@ -292,13 +295,11 @@ def _recover(layout: Layout, emit: Emit) -> Result:
     result = _end_unproven(layout, emit)
     if result is None:  # another one was faster
         return {"ok": True, "changed": False, "outcome": "nothing"}
-    # Recovering succeeded if the host serves a healthy release, old or new.
-    ok = result["outcome"] in ("activated", "rolled_back") or "not switched" in result["outcome"]
-    return {**result, "ok": ok or not _is_unhealthy(result)}
-
-
-def _is_unhealthy(result: Result) -> bool:
-    return "NOT healthy" in result.get("error", {}).get("message", "")
+    if result["ok"] or not result["healthy"]:
+        return result
+    # The switch failed, but recovering did what it is for: the host serves a healthy release, the old one.
+    message = result.pop("error")["message"]
+    return {**result, "ok": True, "outcome": "rolled_back", "message": message}
 
 
 def _recover_first(layout: Layout, request: Request, emit: Emit) -> None:
@@ -319,13 +320,15 @@ def _run_detached(layout: Layout, request: Request, verb: str, emit: Emit, work:
     """Run ``work`` in a process of its own and follow it; follow the running one if it does the same work."""
     operation = new_operation_id()
     holder = {"verb": verb, "version": request.version, "who": request.who, "operation": operation}
+    lock = None
+    running = _running_alike(layout, request) if verb == "activate" else ""
     try:
-        lock = Lock.acquire(layout.lock, holder, request.lock_timeout)
+        lock = None if running else Lock.acquire(layout.lock, holder, request.lock_timeout)
     except LockedError:
-        running = _operation(layout)
-        other = detached.request_of(layout, running) if running else None
-        if verb != "activate" or other is None or not request.means_the_same(other):
+        running = _running_alike(layout, request) if verb == "activate" else ""
+        if not running:
             raise
+    if lock is None:
         emit({"event": "follow", "operation": running})
         result = detached.follow(layout, running, emit)
     else:
@@ -335,9 +338,20 @@ def _run_detached(layout: Layout, request: Request, verb: str, emit: Emit, work:
     return {**_result(layout, request, changed=False, outcome=""), **result}
 
 
+def _running_alike(layout: Layout, request: Request) -> str:
+    """The running operation that does what ``request`` asks for; empty if there is none."""
+    running = _operation(layout)
+    other = detached.request_of(layout, running) if running else None
+    return running if other is not None and request.means_the_same(other) else ""
+
+
 def _removable(layout: Layout, version: str) -> bool:
     """Whether ``version`` is there. Raises ReleaseError if it is in use."""
-    for what, pointer in (("current", layout.pointer()), ("previous", layout.state().previous)):
+    uses = [("current", layout.pointer()), ("previous", layout.state().previous)]
+    note = journal.read(layout)
+    if note is not None:
+        uses += [("unproven", note.to), ("previous", note.previous)]
+    for what, pointer in uses:
         if pointer is not None and layout.path_of(pointer).resolve() == layout.release(version).resolve():
             raise ReleaseError(
                 f"{version} is the {what} release of {layout.root} and is not removed",

@@ -321,12 +321,13 @@ def test_broken_http_and_idle_connections_do_no_harm(agent):
 # --- waits ---
 
 
-def test_a_wait_ends_when_the_torrent_is_complete(agent_factory, make_payload, make_torrent):
+def test_a_wait_ends_when_the_torrent_is_complete(agent_factory, make_payload, make_torrent, wait_until):
     payload = make_payload("shop-1.0.tar", 1_000_000)
     torrent = make_torrent(payload)
     publisher, host = agent_factory("publisher"), agent_factory("host")
     publisher.seed(payload, torrent)
     info_hash = added(host, torrent)["info_hash"]
+    wait_until(lambda: host.client.torrent(info_hash)["state"] == "downloading")
     with ThreadPoolExecutor(1) as other:
         waiting = other.submit(host.client.torrent, info_hash, wait=60)
         host.client.change(info_hash, peers=[publisher.peer])
@@ -344,11 +345,24 @@ def test_a_wait_ends_at_the_progress_asked_for(agent_factory, make_payload, make
     assert 0.3 <= status["progress"] < 1
 
 
-def test_a_wait_ends_in_time_with_the_state_as_it_is(agent, torrent):
+def test_a_wait_ends_with_the_check_that_was_running(agent, make_payload, make_torrent, wait_until):
+    payload = make_payload("shop-1.0.tar", 20_000_000)
+    info_hash = added(agent, make_torrent(payload, piece_size=1 << 20), paused=True)["info_hash"]
+    with payload.open("r+b") as file:
+        file.write(b"wrong")
+        file.seek(0)
+        agent.client.put_file(info_hash, 0, file, 20_000_000)
+    assert agent.client.recheck(info_hash)["state"] == "checking"
+    status = agent.client.torrent(info_hash, wait=60)
+    assert (status["state"], status["done"]) == ("downloading", 20_000_000 - (1 << 20))
+
+
+def test_a_wait_ends_in_time_with_the_state_as_it_is(agent, torrent, wait_until):
     info_hash = added(agent, torrent)["info_hash"]
+    wait_until(lambda: agent.client.torrent(info_hash)["state"] == "downloading")
     started = time.monotonic()
     status = agent.client.torrent(info_hash, wait=0.5)
-    assert status["state"] in ("checking", "downloading")
+    assert status["state"] == "downloading"
     assert 0.5 <= time.monotonic() - started < 5
 
 

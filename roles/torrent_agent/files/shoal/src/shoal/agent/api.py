@@ -156,10 +156,14 @@ class Api:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + query.wait
         async with self._waiting(query.wait):
+            checking = False
             while True:
                 seen = self.events.last  # before the look: what comes while we look wakes us
                 status = await asyncio.to_thread(self.engine.status, info_hash)
-                if _reached(status, query.progress) or loop.time() >= deadline or self.events.closed:
+                checked = checking and status.state is not State.CHECKING
+                checking = status.state is State.CHECKING
+                over = loop.time() >= deadline or self.events.closed
+                if checked or over or _reached(status, query.progress):
                     return _json({"torrent": status})
                 await self.events.wait(seen, deadline, info_hash)
 

@@ -52,7 +52,7 @@ class Client:
         return found
 
     def torrent(self, info_hash: str, *, wait: float = 0, progress: float | None = None) -> Json:
-        """One torrent's status; with ``wait``, once it is complete, in error, at ``progress``, or time is over."""
+        """One torrent's status; with ``wait``, once complete, in error, checked, at ``progress``, or time over."""
         query = {"wait": wait} if progress is None else {"wait": wait, "progress": progress}
         return self._object("GET", f"/torrents/{info_hash}", "torrent", query=query if wait else {}, wait=wait)
 

@@ -253,6 +253,9 @@ def test_a_taken_port_and_an_impossible_folder_are_named(agent_factory, tmp_path
     third = agent_factory(start=False, state_dir=str(tmp_path / "file" / "state")).start(ready=False)
     assert third.process.wait(20) == 1
     assert f"cannot make the folder {tmp_path / 'file' / 'state'}: Not a directory" in third.log
+    fourth = agent_factory(start=False, store_dir=str(tmp_path / "file")).start(ready=False)
+    assert fourth.process.wait(20) == 1
+    assert str(tmp_path / "file") in fourth.log
 
 
 # --- memory ---

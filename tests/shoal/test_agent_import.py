@@ -126,6 +126,13 @@ def test_only_a_paused_incomplete_torrent_of_the_store_takes_files(agent, make_p
     assert "the metainfo of aaaa" in refusal(magnet, 1)
 
 
+def test_a_big_file_is_refused_by_reason_not_by_a_broken_pipe(agent, make_payload, make_torrent):
+    payload = make_payload("shop-1.0.tar", 100_000)
+    info_hash = agent.seed(payload, make_torrent(payload))["info_hash"]
+    with pytest.raises(AnswerError, match="it is complete"):
+        agent.client.put_file(info_hash, 0, io.BytesIO(bytes(50_000_000)), 50_000_000)
+
+
 def test_a_client_that_goes_away_halfway_leaves_nothing(agent, make_payload, make_torrent, wait_until):
     payload = make_payload("shop-1.0.tar", 3_000_000)
     info_hash = paused(agent, make_torrent(payload))

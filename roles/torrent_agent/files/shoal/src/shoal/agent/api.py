@@ -19,14 +19,13 @@ from aiohttp import web
 
 from shoal import __version__
 from shoal.agent.client import API_VERSION
-from shoal.agent.errors import AnswerError
+from shoal.agent.errors import AnswerError, BadRequestError
 from shoal.agent.events import EventLog, GoneError
 from shoal.agent.imports import IncomingFile
 from shoal.agent.log import log
 from shoal.agent.messages import (
     MAX_BODY_BYTES,
     AddBody,
-    BadRequestError,
     ChangeBody,
     DeleteQuery,
     DryRunQuery,

@@ -6,6 +6,7 @@ Small on purpose: ``shoal status`` loads neither libtorrent nor a web framework.
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.client
 import json
 import os
@@ -18,6 +19,7 @@ from urllib.parse import urlencode
 from shoal.agent.errors import AnswerError, UnreachableError
 
 API_VERSION = 1
+MAX_TORRENT_BYTES = 16 * 1024 * 1024  # a .torrent of 4 MB is already a very big one (see torrent_create)
 DEFAULT_SOCKET = Path("/run/shoal/agent.sock")
 
 Json = dict[str, Any]
@@ -146,7 +148,9 @@ class Client:
         url = f"/v{API_VERSION}{path}" + (f"?{urlencode(query)}" if query else "")
         connection = _UnixConnection(self.path, timeout)
         try:
-            connection.request(method, url, body=body, headers=dict(head))
+            # refused before all of the body was sent: the answer says why
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                connection.request(method, url, body=body, headers=dict(head))
             response = connection.getresponse()
             data = response.read()
         except (OSError, http.client.HTTPException) as error:

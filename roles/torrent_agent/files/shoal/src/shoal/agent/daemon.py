@@ -59,11 +59,11 @@ async def _serve(config: Config, sock: socket.socket) -> int:
         loop.call_soon_threadsafe(events.publish, event)
 
     settings = config.engine_settings()
-    await asyncio.to_thread(remove_leftovers, settings.store_dir)
     engine = Engine(settings, on_event)
     try:
+        await asyncio.to_thread(remove_leftovers, settings.store_dir)
         await asyncio.to_thread(engine.start)
-    except SwarmError as error:
+    except (SwarmError, OSError) as error:
         raise StartError(f"the engine does not start: {error}") from error
     api = Api(
         engine,
@@ -94,7 +94,7 @@ async def _serve(config: Config, sock: socket.socket) -> int:
             }
         },
     )
-    notify("READY=1", f"MAINPID={os.getpid()}")
+    notify("READY=1")
     await stopping.wait()
 
     notify("STOPPING=1")

@@ -19,6 +19,10 @@ class UnreachableError(AgentError):
     """No agent answers at the socket."""
 
 
+class BadRequestError(AgentError):
+    """What a request said, and what was expected instead."""
+
+
 class AnswerError(AgentError):
     """The agent refused a request."""
 

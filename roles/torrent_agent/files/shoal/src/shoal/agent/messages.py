@@ -13,10 +13,11 @@ from urllib.parse import urlsplit
 import msgspec
 
 from shoal.agent.addresses import is_ip, parse_endpoint
+from shoal.agent.client import MAX_TORRENT_BYTES
 from shoal.agent.config import MAX_RATE
+from shoal.agent.errors import BadRequestError
 from shoal.swarm import AddTorrent, Endpoint
 
-MAX_TORRENT_BYTES = 16 * 1024 * 1024  # a .torrent of 4 MB is already a very big one (see torrent_create)
 MAX_BODY_BYTES = MAX_TORRENT_BYTES * 4 // 3 + 64 * 1024  # the same in base64, and the rest of the request
 MAX_WAIT = 60.0
 MAX_PEERS = 1000
@@ -29,10 +30,6 @@ Limit = Annotated[int, msgspec.Meta(ge=0, le=MAX_RATE)]  # bytes per second; 0: 
 Texts = Annotated[tuple[str, ...], msgspec.Meta(max_length=100)]
 Peers = Annotated[tuple[str, ...], msgspec.Meta(max_length=MAX_PEERS)]
 Tiers = Annotated[tuple[Texts, ...], msgspec.Meta(max_length=100)]
-
-
-class BadRequestError(ValueError):
-    """What the request said, and what was expected instead."""
 
 
 class AddBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -11,11 +11,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from shoal.agent.client import Client, Json, default_socket
+from shoal.agent.client import MAX_TORRENT_BYTES, Client, Json, default_socket
 from shoal.agent.errors import AgentError, AnswerError
 
 WAIT_SECONDS = 30.0  # one long-poll; the agent allows 60
-MAX_TORRENT_BYTES = 16 * 1024 * 1024  # as the agent
 _FOLLOWED = 1 / 100  # a fetch that is followed answers at every hundredth
 
 

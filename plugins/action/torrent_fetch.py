@@ -10,13 +10,14 @@ import fcntl
 import hashlib
 import json
 import os
-import time
 
 from ansible import constants as C  # noqa: N812 - as all of Ansible calls it
 from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
+
+QUIET = 3  # s: who is done by then is not worth a word
 
 
 class ActionModule(ActionBase):
@@ -70,16 +71,13 @@ class ActionModule(ActionBase):
             size=len(task_vars.get("ansible_play_batch") or [1]),
         )
         host = task_vars.get("inventory_hostname", "")
-        fleet.tell(host, 0.0)
-        # s: who is done by then is not talked about
-        following = {"at_least": Fleet.QUIET, "until": 0.1}
+        following = {"at_least": QUIET, "until": 0.1}
         while True:
             result = self._execute_module(module_args=dict(arguments, _following=following), task_vars=task_vars)
             following = result.pop("_following", None)
-            status = result.get("torrent") or {}
-            progress = following["progress"] if following else 1.0 if result.get("complete") else None
-            if progress is not None:
-                line = fleet.tell(host, progress, status.get("name"))
+            if following or result.get("complete"):
+                name = result["torrent"]["name"] or "torrent"
+                line = fleet.tell(host, name, following["progress"] if following else 1.0, under_way=bool(following))
                 if line:
                     Display().display(line, stderr=True, screen_only=True)
             if not following:
@@ -93,26 +91,27 @@ class Fleet:
     tenth gets the line that says so: ten lines at most, however many hosts there are.
     """
 
-    QUIET = 3  # s: nothing is said of what is over by then
-
     def __init__(self, folder, key, size):
         name = hashlib.sha256(json.dumps(key, default=str).encode()).hexdigest()[:32]
         self.path = os.path.join(folder, f"shoal-progress-{name}")
         self.size = size
 
-    def tell(self, host, progress, name=None):
-        """Note how far a host is, 0 to 1; the line to show, if it is time for one."""
+    def tell(self, host, name, progress, under_way):
+        """Note how far a host is, 0 to 1; the line to show, if it is time for one.
+
+        As long as no host was met `under_way`, all were done before there was anything to watch: nothing is shown.
+        """
         with open(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600), "r+", encoding="utf-8") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            # system-wide on Linux, so that worker processes can compare it
-            known = json.loads(file.read() or "null") or {"since": time.monotonic(), "tenth": 0, "hosts": {}}
+            known = json.loads(file.read() or '{"tenth": 0, "watched": false, "hosts": {}}')
+            known["watched"] = known["watched"] or under_way
             known["hosts"][host] = progress
             shares = known["hosts"].values()
-            # a host that this run does not know of yet has nothing
+            # A host that has not told anything yet has nothing. Rounded, since a sum of tenths is not quite a tenth.
             size = max(self.size, len(shares))
-            tenth = int(10 * sum(shares) / size + 1e-9)
+            tenth = int(round(10 * sum(shares) / size, 6))
             line = None
-            if tenth > known["tenth"] and time.monotonic() - known["since"] >= self.QUIET:
+            if known["watched"] and tenth > known["tenth"]:
                 known["tenth"] = tenth
                 hosts = "1 host" if size == 1 else f"{size} hosts"
                 complete = sum(share >= 1 for share in shares)

@@ -97,6 +97,11 @@ options:
     description:
       - Bytes per second that the agent receives of this torrent at most. V(0) is no limit.
     type: int
+  _following:
+    description:
+      - Set by the module's own action plugin, which runs the module again and again to tell of progress between. Not for
+        playbooks.
+    type: dict
 attributes:
   check_mode:
     support: full
@@ -227,7 +232,6 @@ def main():
             checksum={"type": "str"},
             upload_limit={"type": "int"},
             download_limit={"type": "int"},
-            # Given by the action plugin, which runs the module again and again to tell of progress between.
             _following={"type": "dict"},
         ),
         add_file_common_args=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import libtorrent as lt
@@ -34,6 +35,11 @@ def _peer_error(alert: Any, info_hash: str) -> Event:
     return Event(EventKind.PEER_ERROR, info_hash, what=_where(endpoint(alert)), message=alert.error.message())
 
 
+def _peer_disconnected(alert: Any, info_hash: str) -> Event | None:
+    # peers come and go; one that could not even be reached is worth telling
+    return _peer_error(alert, info_hash) if alert.op == lt.operation_t.connect else None
+
+
 def _url_seed_error(alert: Any, info_hash: str) -> Event:
     message = alert.error_message() or alert.error.message()
     return Event(EventKind.PEER_ERROR, info_hash, what=alert.server_url(), message=message)
@@ -51,10 +57,11 @@ def _listen_failed(alert: Any, _info_hash: str) -> Event:
     return Event(EventKind.LISTEN_FAILED, what=alert.listen_interface(), message=alert.error.message())
 
 
-_TRANSLATIONS = {
+_TRANSLATIONS: dict[type, Callable[[Any, str], Event | None]] = {
     lt.tracker_error_alert: _tracker_error,
     lt.tracker_warning_alert: _tracker_warning,
     lt.peer_error_alert: _peer_error,
+    lt.peer_disconnected_alert: _peer_disconnected,
     lt.url_seed_alert: _url_seed_error,
     lt.hash_failed_alert: _hash_failed,
     lt.metadata_failed_alert: _metadata_failed,

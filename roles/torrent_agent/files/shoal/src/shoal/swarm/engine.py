@@ -60,7 +60,7 @@ class Engine:
         self._on_event = on_event
         self._folder = StateFolder(settings.state_dir)
         self._lock = threading.RLock()
-        self._saved = threading.Condition(self._lock)
+        self._worked = threading.Condition(self._lock)
         self._torrents: dict[str, Torrent] = {}
         self._by_handle: dict[Any, Torrent] = {}
         self._session: Any = None
@@ -78,10 +78,10 @@ class Engine:
             lt.state_changed_alert: self._on_state_changed,
             lt.torrent_finished_alert: self._on_change,
             lt.torrent_checked_alert: self._on_checked,
-            lt.torrent_paused_alert: self._on_change,
-            lt.torrent_resumed_alert: self._on_change,
-            lt.torrent_error_alert: self._on_error,
-            lt.file_error_alert: self._on_error,
+            lt.torrent_paused_alert: self._on_paused,
+            lt.torrent_resumed_alert: self._on_resumed,
+            lt.torrent_error_alert: self._on_change,
+            lt.file_error_alert: self._on_change,
             lt.cache_flushed_alert: self._on_cache_flushed,
             lt.metadata_received_alert: self._on_metadata,
             lt.save_resume_data_alert: self._on_resume_data,
@@ -97,7 +97,10 @@ class Engine:
 
         :raises SwarmError: the folders cannot be used, or nothing can be listened at
         """
-        self._settings.store_dir.mkdir(parents=True, exist_ok=True)
+        try:
+            self._settings.store_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SwarmError(f"the store {self._settings.store_dir} cannot be used: {error}") from error
         clean = self._folder.open()
         try:
             self._session = lt.session(settings.session_settings(self._settings))  # type: ignore[call-overload]
@@ -126,14 +129,16 @@ class Engine:
         deadline = time.monotonic() + timeout
         with self._lock:
             now = time.monotonic()
+            fetching = [torrent for torrent in self._torrents.values() if torrent.fetching_since is not None]
             self._session.pause()
-            for torrent in self._torrents.values():
+            for torrent in fetching:
                 torrent.take_seconds(now)
+            # Blocks on their way to the disk would be missing in resume data that is taken before they are there.
+            self._wait_until(lambda: all(torrent.halted for torrent in fetching), deadline)
+            for torrent in self._torrents.values():
                 self._save_resume_data(torrent)
-            while any(torrent.saving for torrent in self._torrents.values()):
-                if not self._saved.wait(deadline - time.monotonic()):
-                    self._unsaved = True
-                    break
+            saved = self._wait_until(lambda: not any(torrent.saving for torrent in self._torrents.values()), deadline)
+            self._unsaved |= not saved
             self._stopping = True
         self._session.post_session_stats()  # an alert: the thread sees that it is to end
         self._thread.join(max(1.0, deadline - time.monotonic()))
@@ -144,6 +149,10 @@ class Engine:
             self._session = None  # its destructor waits for trackers to be told, stop_tracker_timeout at most
             self._thread = self._writer = None
         self._folder.close(clean=not self._unsaved)
+
+    def _wait_until(self, condition: Callable[[], bool], deadline: float) -> bool:
+        """Let the alert thread work until ``condition`` holds; False if it does not by ``deadline``. Under the lock."""
+        return self._worked.wait_for(condition, max(0.0, deadline - time.monotonic()))
 
     @property
     def listen_ports(self) -> tuple[int, ...]:
@@ -194,7 +203,10 @@ class Engine:
             if known:
                 self._merge(known, request, parsed.trackers, peers, parsed.web_seeds)
                 return known.status(), False
-            torrent = self._create(request, parsed, peers)
+            torrent, written = self._create(request, parsed, peers)
+        # Whoever is told that the torrent is added finds it again after a power cut.
+        written.result()
+        with self._lock:
             return torrent.status(), True
 
     def describe(self, request: AddTorrent) -> TorrentStatus | None:
@@ -269,6 +281,7 @@ class Engine:
         with self._lock:
             torrent = self._get(info_hash)
             torrent.error = None
+            torrent.checking = True
             torrent.flushed = False
             torrent.record.files = None
             torrent.handle.clear_error()
@@ -363,7 +376,7 @@ class Engine:
                 )
         return known
 
-    def _create(self, request: AddTorrent, parsed: Parsed, peers: list[Endpoint]) -> Torrent:
+    def _create(self, request: AddTorrent, parsed: Parsed, peers: list[Endpoint]) -> tuple[Torrent, Future[None]]:
         assert self._writer is not None
         data_path = _absolute(request.data_path)
         if data_path is not None and parsed.metainfo is None:
@@ -381,12 +394,11 @@ class Engine:
         )
         torrent = self._attach(record, parsed, parsed.params)
         self._add_peers(torrent, peers)
-        # Whoever was told that the torrent is added finds it again after a power cut.
         if request.torrent is not None:
-            self._writer.submit(write_atomically, self._folder.torrent_file(record.info_hash), request.torrent).result()
-        self._write_record(torrent).result()
-        self._tell(Event(EventKind.ADDED, record.info_hash, state=torrent.state))
-        return torrent
+            self._writer.submit(write_atomically, self._folder.torrent_file(record.info_hash), request.torrent)
+        # under the lock: no alert of the torrent is told before
+        self._tell(Event(EventKind.ADDED, torrent.info_hash, state=torrent.state))
+        return torrent, self._write_record(torrent)
 
     def _attach(self, record: Record, parsed: Parsed, params: Any) -> Torrent:
         """Hand a torrent to libtorrent: ``params`` are the parsed ones or those of its resume data."""
@@ -574,7 +586,9 @@ class Engine:
         torrent.count_block(alerts.endpoint(alert), alert.piece_index, alert.block_index)
 
     def _on_request(self, torrent: Torrent, alert: Any) -> None:
-        torrent.requested[alert.piece_index, alert.block_index] = alerts.endpoint(alert)
+        source = alerts.endpoint(alert)
+        torrent.requested[alert.piece_index, alert.block_index] = source
+        torrent.source(source)  # now: by the time its blocks are here, a seed may have left
 
     def _on_peer_connect(self, torrent: Torrent, alert: Any) -> None:
         torrent.sources.pop(alerts.endpoint(alert), None)  # somebody else may have had this address and port
@@ -591,6 +605,7 @@ class Engine:
         self._changed(torrent)
 
     def _on_checked(self, torrent: Torrent, _alert: Any) -> None:
+        torrent.checking = False
         record = torrent.record
         status = torrent.handle.status()
         if torrent.hashing:
@@ -620,7 +635,13 @@ class Engine:
         torrent.error = _difference(torrent)
         torrent.handle.pause()
 
-    def _on_error(self, torrent: Torrent, _alert: Any) -> None:
+    def _on_paused(self, torrent: Torrent, _alert: Any) -> None:
+        torrent.halted = True
+        self._worked.notify_all()
+        self._changed(torrent)
+
+    def _on_resumed(self, torrent: Torrent, _alert: Any) -> None:
+        torrent.halted = False
         self._changed(torrent)
 
     def _on_cache_flushed(self, torrent: Torrent, _alert: Any) -> None:
@@ -647,22 +668,22 @@ class Engine:
             torrent.take_counters(status)
         if state is torrent.state:
             return
-        torrent.state = state
+        before, torrent.state = torrent.state, state
         self._tell(Event(EventKind.STATE, torrent.info_hash, state=state))
         if state is State.COMPLETE:
-            self._completed(torrent, status)
+            self._completed(torrent, before, status)
         elif state is State.ERROR:
             error = torrent.status().error or TorrentError("unknown error")
             self._tell(Event(EventKind.ERROR, torrent.info_hash, state=state, what=error.what, message=error.message))
             self._write_record(torrent)
 
-    def _completed(self, torrent: Torrent, status: Any) -> None:
+    def _completed(self, torrent: Torrent, before: State, status: Any) -> None:
         record = torrent.record
         torrent.take_counters(status)
         torrent.count_rest()
-        if record.completed_at is None:
+        if record.completed_at is None or before is State.DOWNLOADING:
             record.completed_at = time.time()
-        self._tell(Event(EventKind.COMPLETE, torrent.info_hash, state=State.COMPLETE))
+            self._tell(Event(EventKind.COMPLETE, torrent.info_hash, state=State.COMPLETE))
         if record.files is None:
             self._save_resume_data(torrent)
             self._seal(torrent)
@@ -675,14 +696,12 @@ class Engine:
         def work() -> None:
             files = stamp(paths, sync=not torrent.in_place)
             with self._lock:
-                if torrent.state is State.COMPLETE and self._torrents.get(torrent.info_hash) is torrent:
-                    torrent.record.files = files
-                    data = msgspec.json.encode(torrent.record)
-                else:
-                    return
-            write_atomically(self._folder.record_file(torrent.info_hash), data)
+                if torrent.state is not State.COMPLETE:
+                    return  # checked or removed meanwhile
+                torrent.record.files = files
+            self._write_record_now(torrent)
 
-        self._writer.submit(work)
+        self._writer.submit(work).add_done_callback(self._log_failure)
 
     def _on_metadata(self, torrent: Torrent, _alert: Any) -> None:
         torrent.metainfo = Metainfo(torrent.handle.torrent_file())
@@ -722,9 +741,8 @@ class Engine:
                 self._give_web_seeds(torrent, now)
 
     def _delivered(self, torrent: Torrent, now: float) -> None:
-        if torrent.swarm_delivered and torrent.web_seeds.in_use:
-            self._take_web_seeds(torrent)
         if torrent.swarm_delivered:
+            self._take_web_seeds(torrent)
             torrent.web_seeds.swarm_delivered(now)
         else:
             torrent.web_seeds.delivered(now)
@@ -736,34 +754,35 @@ class Engine:
             torrent.resume_due = now + self._settings.resume_interval
 
     def _give_web_seeds(self, torrent: Torrent, now: float) -> None:
-        stalled = now - torrent.last_byte_at
-        self._take_web_seeds(torrent)
+        self._take_web_seeds(torrent)  # if they were given and do not help: libtorrent may have turned its back on them
+        torrent.web_seeds.use(now)
         for url in torrent.record.web_seeds:
             torrent.handle.add_url_seed(url)
-        torrent.web_seeds.use(now)
-        self._tell(
-            Event(
-                EventKind.WEB_SEEDS_USED,
-                torrent.info_hash,
-                what=" ".join(torrent.record.web_seeds),
-                message=f"no byte came from the swarm for {stalled:.0f} s",
-            )
-        )
+        stalled = f"no byte came for {now - torrent.last_byte_at:.0f} s"
+        what = " ".join(torrent.record.web_seeds)
+        self._tell(Event(EventKind.WEB_SEEDS_USED, torrent.info_hash, what=what, message=stalled))
 
     def _take_web_seeds(self, torrent: Torrent) -> None:
         if torrent.web_seeds.in_use:
-            for url in torrent.record.web_seeds:
+            # as libtorrent calls them: it adds a slash where the torrent is a folder
+            for url in torrent.handle.url_seeds():
                 torrent.handle.remove_url_seed(url)
 
     # --- the state folder ---
 
     def _write_record(self, torrent: Torrent, *, sync: bool = True) -> Future[None]:
+        """Have the record written as it is when its turn comes."""
         assert self._writer is not None
-        data = msgspec.json.encode(torrent.record)
-        path = self._folder.record_file(torrent.info_hash)
-        torrent.record_write = self._writer.submit(write_atomically, path, data, sync=sync)
+        torrent.record_write = self._writer.submit(self._write_record_now, torrent, sync=sync)
         torrent.record_write.add_done_callback(self._log_failure)
         return torrent.record_write
+
+    def _write_record_now(self, torrent: Torrent, *, sync: bool = True) -> None:
+        with self._lock:
+            if self._torrents.get(torrent.info_hash) is not torrent:
+                return  # removed; what forgets its files comes later in this thread
+            data = msgspec.json.encode(torrent.record)
+        write_atomically(self._folder.record_file(torrent.info_hash), data, sync=sync)
 
     def _save_resume_data(self, torrent: Torrent) -> None:
         torrent.resume_due = None
@@ -776,16 +795,17 @@ class Engine:
         metainfo_file = self._folder.torrent_file(torrent.info_hash)
         status = torrent.handle.status()
         torrent.take_counters(status)
-        record = msgspec.json.encode(torrent.record)
         torrent_data = None
         if torrent.record.magnet and torrent.metainfo and not metainfo_file.exists():
             torrent_data = self._make_torrent_file(torrent, alert.params)
 
         def work() -> None:
+            if self._torrents.get(torrent.info_hash) is not torrent:
+                return
             if torrent_data is not None:
                 write_atomically(metainfo_file, torrent_data)
             write_atomically(self._folder.resume_file(torrent.info_hash), data)
-            write_atomically(self._folder.record_file(torrent.info_hash), record)
+            self._write_record_now(torrent)
 
         self._writer.submit(work).add_done_callback(lambda done: self._resume_data_written(torrent, done))
 
@@ -801,11 +821,11 @@ class Engine:
 
     def _resume_data_written(self, torrent: Torrent, done: Future[None]) -> None:
         self._log_failure(done)
-        with self._saved:
+        with self._worked:
             torrent.saving -= 1
             if done.exception():
                 self._unsaved = True
-            self._saved.notify_all()
+            self._worked.notify_all()
         if not done.exception():
             self._tell(Event(EventKind.RESUME_SAVED, torrent.info_hash))
 
@@ -813,7 +833,7 @@ class Engine:
         _log.warning("%s: resume data cannot be saved: %s", torrent.info_hash, alert.error.message())
         torrent.saving -= 1
         self._unsaved = True
-        self._saved.notify_all()
+        self._worked.notify_all()
 
     def _log_failure(self, done: Future[None]) -> None:
         error = done.exception()

@@ -83,7 +83,9 @@ class Torrent:
         self.state = State.CHECKING
         self.error: TorrentError | None = None  # ours; libtorrent's is in its status
         self.flushed = False  # all content has left libtorrent's buffers since it was complete
+        self.checking = True  # a check is due or runs: libtorrent has not told of its end
         self.hashing = False  # the check that runs reads the data, it does not only look at resume data
+        self.halted = False  # paused, and all that was received is on disk
         self.unclean = False  # what is on disk may be more or less than the record says
         self.rehashed = 0
         # libtorrent counts from 0 in each session
@@ -128,6 +130,8 @@ class Torrent:
         if self.error or status.errc.value():
             return State.ERROR
         state = _STATES.get(status.state, State.CHECKING)
+        if self.checking and state is not State.METADATA:
+            return State.CHECKING
         if state is State.COMPLETE and not self.flushed:
             # Readers must find every byte in the files, and libtorrent may still hold some.
             return self.state if self.state in (State.CHECKING, State.DOWNLOADING) else State.CHECKING
@@ -141,17 +145,20 @@ class Torrent:
             return
         self.requested.pop((piece, block), None)
         size = self.metainfo.block_size(piece, block)
-        name = self.sources.get(source)
-        if name is None:
-            self._look_up_sources()
-            # gone already: its address is all that is known of it
-            name = self.sources.setdefault(source, source[0])
+        name = self.source(source)
         if isinstance(name, int):
             self.record.from_web_seeds += size
             self.web_delivered = True
         else:
             self._count(name, size)
             self.swarm_delivered = True
+
+    def source(self, address: tuple[str, int]) -> str | int:
+        """Who is at ``address``: a peer's name, or _WEB_SEED."""
+        if address not in self.sources:
+            self._look_up_sources()
+        # gone already: its address is all that is known of it
+        return self.sources.setdefault(address, address[0])
 
     def count_rest(self) -> None:
         """Complete now: make up for the blocks that were not told of."""

@@ -6,6 +6,9 @@ import random
 
 from shoal.swarm.types import WebSeedPolicy
 
+_SECOND_CHANCE = 60.0
+"""Seconds a server is given to help: more than libtorrent's own urlseed_timeout and urlseed_wait_retry together."""
+
 
 class WebSeedTimer:
     """Decides, knows no torrent. Times are of one monotonic clock, in seconds."""
@@ -25,24 +28,23 @@ class WebSeedTimer:
         self.in_use = False
         self.due = None
 
-    def swarm_delivered(self, now: float) -> bool:
-        """A peer sent bytes; True if the web seeds are to be taken away."""
-        was_in_use, self.in_use = self.in_use, False
+    def swarm_delivered(self, now: float) -> None:
+        """A peer sent bytes: the web seeds are not needed."""
+        self.in_use = False
         if self.due is not None:
             self._rearm(now)
-        return was_in_use
 
     def use(self, now: float) -> None:
-        """They are given now. Should they not help either, they are given anew after another stall: libtorrent drops
-        a web seed for good after some errors of the server."""
+        """They are given now. Should they not help either, they are to be given anew some time later."""
         self.in_use = True
-        self._rearm(now)
+        self._rearm(now, at_least=_SECOND_CHANCE)
 
     def delivered(self, now: float) -> None:
         """A web seed sent bytes."""
         if self.due is not None:
-            self._rearm(now)
+            self._rearm(now, at_least=_SECOND_CHANCE)
 
-    def _rearm(self, now: float) -> None:
+    def _rearm(self, now: float, at_least: float = 0.0) -> None:
         # drawn anew each time, so that hosts that stall together do not turn to the server together
-        self.due = now + self._policy.stall_after + random.uniform(0, self._policy.jitter)
+        wait = max(at_least, self._policy.stall_after)
+        self.due = now + wait + random.uniform(0, self._policy.jitter)

@@ -19,7 +19,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -142,7 +142,9 @@ class Fleet:
         with (self.home / "logs" / f"{name}.log").open("ab") as log:
             return self._run([str(BIN / "shoal"), *command], stdout=log if stdout is None else stdout, stderr=log)
 
-    def _run(self, command: list[str], stdout: int | IO[bytes], stderr: int | IO[bytes], **more: str) -> Any:
+    def _run(
+        self, command: list[str], stdout: int | IO[bytes], stderr: int | IO[bytes], **more: str
+    ) -> subprocess.Popen[bytes]:
         # A session of its own: Ctrl-C is for the driver, which then stops all in order
         return subprocess.Popen(
             command,
@@ -179,35 +181,41 @@ class Fleet:
         except OSError as error:
             raise DemoError(f"the shop of {host} does not answer: {error}") from error
 
-    def playbook(self, name: str, *, fails: bool = False, **variables: str) -> dict[str, Any]:
+    def playbook(
+        self, name: str, *, fails: bool = False, show: Callable[[str], None], **variables: str
+    ) -> dict[str, Any]:
         """Run the collection's playbook `name` as a user would and return what it told with set_stats.
 
-        DemoError if it fails, or with `fails` if it does not.
+        Each line of its standard error, where the playbooks tell how it goes, is given to `show`. DemoError if the
+        playbook fails, or with `fails` if it does not.
         """
         self._playbooks += 1
         log_name = f"{self._playbooks}-{name}-{variables.get('shoal_version', 'all')}"
         stats = self.home / "logs" / f"{log_name}.json"
-        command = [str(BIN / "ansible-playbook"), f"shoal.deploy.{name}", "--inventory", str(HERE / "inventory")]
+        command = [str(BIN / "ansible-playbook"), f"shoal.deploy.{name}"]
         command += ["--extra-vars", f"@{self.home / 'variables.json'}", "--extra-vars", json.dumps(variables)]
-        with (self.home / "logs" / f"{log_name}.log").open("wb") as log:
+        with (self.home / "logs" / f"{log_name}.log").open("ab", buffering=0) as log:
             process = self._run(
                 command,
                 stdout=log,
-                stderr=subprocess.STDOUT,
-                ANSIBLE_CONFIG=os.devnull,
+                stderr=subprocess.PIPE,
+                ANSIBLE_CONFIG=str(HERE / "ansible.cfg"),
                 ANSIBLE_HOME=str(self.home / "ansible"),
                 ANSIBLE_COLLECTIONS_PATH=str(self.folder.parent / "collections"),
                 ANSIBLE_REMOTE_TMP=str(self.home / "ansible/tmp"),
-                ANSIBLE_CALLBACK_PLUGINS=str(HERE / "callback_plugins"),
-                ANSIBLE_CALLBACKS_ENABLED="demo_stats",
                 SHOAL_DEMO_STATS=str(stats),
             )
+            assert process.stderr is not None
+            for line in process.stderr:
+                log.write(line)
+                show(line.decode(errors="replace").rstrip())
             status = process.wait()
         if (status != 0) != fails:
             expected = "was to fail" if fails else f"failed with exit status {status}"
             raise DemoError(f"shoal.deploy.{name} {expected}: {self._tail(log_name)}")
-        custom: dict[str, Any] = json.loads(stats.read_text()) if stats.exists() else {}
-        return custom.get("_run", {})  # type: ignore[no-any-return]
+        custom: dict[str, Any] = json.loads(stats.read_text())
+        told: dict[str, Any] = custom.get("_run", {})
+        return told
 
     def running(self) -> dict[int, str]:
         """The processes of this demo that are alive, by number: their command lines."""

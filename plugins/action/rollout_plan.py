@@ -74,20 +74,30 @@ class ActionModule(ActionBase):
 
 
 class _Variables(Mapping[str, Any]):
-    """Variables, templated as they are asked for; a template that fails is named by its path."""
+    """Variables, templated as they are asked for; a template that fails is named by its path.
 
-    def __init__(self, raw: Mapping[str, Any], templar: Templar, owner: str) -> None:
+    Of ``shoal_apps`` each setting is templated by itself: those of an app may be of variables that only its own hosts
+    have.
+    """
+
+    def __init__(self, raw: Mapping[str, Any], templar: Templar, owner: str, path: tuple[str, ...] = ()) -> None:
         self._raw = raw
         self._templar = templar
         self._owner = owner
+        self._path = path
 
     def __getitem__(self, name: str) -> Any:
         raw = self._raw[name]
+        path = (*self._path, name)
+        if path[0] == "shoal_apps" and len(path) <= 2 and isinstance(raw, Mapping):
+            return _Variables(raw, self._templar, self._owner, path)
         try:
             return self._templar.template(raw)
         except AnsibleError as error:
-            path, cause = self._culprit(name, raw, error)
-            raise AnsibleActionFail(f"nothing was changed, because {path}{self._owner} has no value: {cause}") from None
+            culprit, cause = self._culprit(".".join(path), raw, error)
+            raise AnsibleActionFail(
+                f"nothing was changed, because {culprit}{self._owner} has no value: {cause}"
+            ) from None
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._raw)

@@ -32,6 +32,11 @@ def _is_text(value: object) -> bool:
     return isinstance(value, str)
 
 
+def _is_integer(value: object) -> bool:
+    """A port is one where it comes of a template alone; a command's argument is text, as in ansible.builtin.command."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def _is_mapping(value: object) -> bool:
     return isinstance(value, Mapping)
 
@@ -45,7 +50,9 @@ _absolute_path = text("an absolute path, such as /srv/shop", r"/(?!.*(^|/)\.\.(/
 _inner_path = text("a path within the release: relative and without ..", r"(?!/)(?!(.*/)?\.\.(/|$))[^\0\n]*[^\0\n/]")
 _url = text("a URL that begins with http:// or https://", r"https?://[^\s/]+(/\S*)?")
 _address = text("an address and port, such as 127.0.0.1:8080", r"(\[[0-9A-Fa-f:.]+\]|[^\s:\[\]]+):\d{1,5}")
-_command = listing(text("a text"), "a command: a list of the program and its arguments", least=1)
+_command = listing(
+    either(_is_integer, str, text("a text")), "a command: a list of the program and its arguments", least=1
+)
 _pattern = either(_is_text, _words, listing(_words, "a pattern of hosts or a list of them", least=1))
 _announce_url = text("an announce URL that begins with http://, https:// or udp://", r"(https?|udp)://[^\s/]+(/\S*)?")
 _tiers = listing(

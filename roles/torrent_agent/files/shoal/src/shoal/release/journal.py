@@ -35,7 +35,6 @@ class Journal(Struct):
     outcome: str = ""  # activated, rolled_back, failed
     reason: str = ""  # why it is not activated
     warnings: list[str] = []
-    left_at: float = 0.0  # Unix time when the release before `previous` left `current`
     started_at: float = 0.0
     seconds: dict[str, float] = {}
     output: dict[str, str] = {}  # the end of what each step's command wrote

@@ -57,6 +57,7 @@ class State(Struct, frozen=True):
     current: Pointer | None = None
     previous: Pointer | None = None
     activated_at: float = 0.0
+    left: dict[str, float] = {}  # when releases that are here still were `current` last
     floor: str | None = None  # the irreversible release behind which there is no way back
     behind: list[str] = []  # versions that were here before it
     request: Request | None = None  # how the current release was activated: what a person's `--previous` repeats

@@ -189,7 +189,6 @@ def mark(switch: Switch) -> None:
     """The mark itself was written by the driver; note who serves now, and keep the note."""
     switch.journal.boot_id = listeners.boot_id()
     switch.journal.old = sorted(health.listening(switch.journal.request.switch))
-    switch.journal.left_at = switch.layout.state().activated_at
     journal.write(switch.layout, switch.journal)
 
 
@@ -293,7 +292,11 @@ def _keep(switch: Switch) -> None:
         floor, behind = note.to.version, sorted((older | set(behind)) - {note.to.version})
     # Run again after a kill, `previous` must not become the release itself.
     previous = state.previous if state.current == note.to else note.previous
-    layout.write_state(State(note.to, previous, time.time(), floor, behind, note.request))
+    now = time.time()
+    left = {version: at for version, at in state.left.items() if layout.release(version).is_dir()}
+    if previous is not None:
+        left[previous.version] = now
+    layout.write_state(State(note.to, previous, now, left, floor, behind, note.request))
     _log(switch)
     journal.clear(layout)
 
@@ -311,9 +314,8 @@ def prune(switch: Switch) -> None:
         for record in staged
         if record.version not in kept and (current is None or record.staged_at <= current.staged_at)
     ][: max(0, over)]
-    if doomed:
-        time.sleep(max(0.0, min(PRUNE_GRACE, switch.journal.left_at + PRUNE_GRACE - time.time())))
     for version in doomed:
+        time.sleep(max(0.0, min(PRUNE_GRACE, state.left.get(version, 0.0) + PRUNE_GRACE - time.time())))
         layout.discard(version)
         switch.emit({"event": "pruned", "version": version})
 

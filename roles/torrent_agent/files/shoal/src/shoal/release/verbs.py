@@ -295,6 +295,7 @@ def _recover(layout: Layout, emit: Emit) -> Result:
     result = _end_unproven(layout, emit)
     if result is None:  # another one was faster
         return {"ok": True, "changed": False, "outcome": "nothing"}
+    result["changed"] = True  # the mark is gone, whatever `current` was
     if result["ok"] or not result["healthy"]:
         return result
     # The switch failed, but recovering did what it is for: the host serves a healthy release, the old one.

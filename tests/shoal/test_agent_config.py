@@ -152,6 +152,9 @@ def test_all_problems_are_told_at_once(config_file):
     text = str(refused.value)
     assert [key for key in ("nmae:", "limits.upload:", "limits.down:", "listen[0]:") if key not in text] == []
     assert "fine" not in text
+    with pytest.raises(ConfigError) as refused:
+        load(config_file("\n".join(f"key{number}: 1" for number in range(50))))
+    assert str(refused.value).splitlines()[20:] == ["  and 30 more"]
 
 
 def test_a_missing_file_and_a_folder_are_named(tmp_path):

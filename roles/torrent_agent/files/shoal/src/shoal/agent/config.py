@@ -19,6 +19,7 @@ from shoal.agent.errors import ConfigError
 from shoal.swarm import EngineSettings, WebSeedPolicy
 
 MAX_CONFIG_BYTES = 64 * 1024  # a real one has a few hundred bytes: more is the wrong file
+MAX_PROBLEMS = 20  # told at once; a file with more of them is another program's
 MAX_RATE = 2**31 - 1  # libtorrent keeps rate limits in a 32-bit int
 MAX_SOCKET_PATH = 107  # sun_path of Linux, less its closing NUL (unix(7))
 
@@ -276,7 +277,8 @@ def _build(kind: type[Config], tree: Mapping[str, Any], source: str) -> Config:
     if not problems and len(os.fsencode(str(tree.get("socket", "")))) > MAX_SOCKET_PATH:
         problems.append(f"socket: found {tree['socket']!r}, expected at most {MAX_SOCKET_PATH} bytes (unix(7))")
     if problems:
-        raise ConfigError(f"{source}: " + (problems[0] if len(problems) == 1 else "\n  ".join(["", *problems]).strip()))
+        more = [f"and {len(problems) - MAX_PROBLEMS} more"] if len(problems) > MAX_PROBLEMS else []
+        raise ConfigError(f"{source}: " + "\n  ".join([*problems[:MAX_PROBLEMS], *more]))
     return msgspec.convert(dict(tree), kind, dec_hook=_parse)
 
 

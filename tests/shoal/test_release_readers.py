@@ -141,17 +141,18 @@ CALLS = "syncfs,fsync,fdatasync,rename,renameat,renameat2,write,pwrite64,symlink
 
 
 def traced(app: App, verb: str, **request: Any) -> list[str]:
-    """The system calls of a verb and its worker, in their order, with the paths of descriptors."""
+    """The system calls in the root of the process that did the work, in their order, with paths of descriptors."""
     out = app.base / f"trace-{verb}"
     subprocess.run(
-        [*("strace", "-f", "-y", "-o", str(out), "-e", f"trace={CALLS}"), *SHOAL, verb, "--json"],
+        [*("strace", "-ff", "-y", "-o", str(out), "-e", f"trace={CALLS}"), *SHOAL, verb, "--json"],
         input=json.dumps(app.asked(**request)),
         check=True,
         text=True,
         capture_output=True,
         timeout=120,
     )
-    return [line.split(None, 1)[1] for line in out.read_text().splitlines()]
+    processes = [path.read_text().splitlines() for path in app.base.glob(f"{out.name}.*")]
+    return max(([line for line in lines if str(app.root) in line] for lines in processes), key=len)
 
 
 def only(lines: list[str], pattern: str) -> int:

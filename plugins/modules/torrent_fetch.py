@@ -99,8 +99,8 @@ options:
     type: int
   _following:
     description:
-      - Set by the module's own action plugin, which runs the module again and again to tell of progress between. Not for
-        playbooks.
+      - Set by the module's own action plugin, which runs the module again and again to tell of progress between. Not
+        for playbooks.
     type: dict
 attributes:
   check_mode:

@@ -65,7 +65,7 @@ def plan(tmp_path, action, extra=None, app=None, host=None, selected=None):
 APP = [
     ("hosts", ["nobody", "", 5, []], ["web1", ["web1", "web2"]]),
     ("root", ["srv/shop", "/", "/srv/../etc", 7, "/srv/shop/"], ["/srv/shop.d", "/srv"]),
-    ("restart", ["", 5, [], [5]], ["shop", ["systemctl", "reload", "shop"]]),
+    ("restart", ["", 5, [], [True]], ["shop", ["systemctl", "reload", "shop"], ["restart-shop", 8080]]),
     ("restart_timeout", [0, "soon", True], [1, 90, "90"]),
     ("health", ["http://x/", 5, []], [{"tcp": "127.0.0.1:80"}, [{"command": ["true"]}, {"tcp": "[::1]:80"}]]),
     ("health.url", [{"url": "127.0.0.1:8080/health"}, {"url": 8080}], [{"url": "https://shop.example/"}]),

@@ -170,7 +170,8 @@ def _run_for_people(args: argparse.Namespace) -> int:
     result = perform(args.verb, lambda: _request_of(args), args.check, lambda event: _tell(errors, event))
     if not result["ok"]:
         error = result["error"]
-        errors.print(f"[red]✗[/red] {error['message']}", markup=True)
+        errors.print("✗ ", style="red", end="")
+        errors.print(error["message"], markup=False)
         if error.get("hint"):
             errors.print(f"  {error['hint']}", markup=False)
         return _status(result)
@@ -260,10 +261,11 @@ def _show_info(console: Console, result: dict[str, Any]) -> None:
             table.add_row(one["version"], role, staged, f"{one['unpacked_bytes'] / 1e6:.1f} MB", str(one["entries"]))
     console.print(table)
     if release["unproven"]:
-        console.print(f"[red]unproven[/red] {release['unproven']['version']} at {release['unproven']['step']}")
+        console.print(f"unproven: {release['unproven']['version']}, at {release['unproven']['step']}", style="red")
     for entry in release["log"][:5]:
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry["time"]))
-        console.print(f"{when} {entry['who']}: {entry['from']} → {entry['to']} {entry['outcome']} {entry['reason']}")
+        line = f"{when} {entry['who']}: {entry['from']} → {entry['to']} {entry['outcome']} {entry['reason']}"
+        console.print(line, markup=False)
 
 
 _SHOW: dict[str, Callable[[Console, dict[str, Any]], None]] = {"info": _show_info, "inspect": _show_inspect}

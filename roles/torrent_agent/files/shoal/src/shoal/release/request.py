@@ -232,7 +232,7 @@ def _convert(document: object, kind: type[_S]) -> _S:
 
 def _explain(message: str) -> RequestError:
     """msgspec's words, with the nearest known key for an unknown one."""
-    found = re.fullmatch(r"Object contains unknown field `(.*)`(?: - at `(.*)`)?", message)
+    found = re.fullmatch(r"Object contains unknown field `(.*?)`(?: - at `(.*)`)?", message)
     if found is None:
         hint = "put it in quotes: YAML and JSON read 1.10 as the number 1.1" if "$.version" in message else ""
         return RequestError(f"the request is wrong: {message}", hint=hint)

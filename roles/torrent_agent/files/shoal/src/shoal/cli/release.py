@@ -171,9 +171,9 @@ def _run_for_people(args: argparse.Namespace) -> int:
     if not result["ok"]:
         error = result["error"]
         errors.print("✗ ", style="red", end="")
-        errors.print(error["message"], markup=False)
+        errors.print(error["message"], markup=False, soft_wrap=True)
         if error.get("hint"):
-            errors.print(f"  {error['hint']}", markup=False)
+            errors.print(f"  {error['hint']}", markup=False, soft_wrap=True)
         return _status(result)
     _SHOW.get(args.verb, _show_outcome)(console, result)
     return 0
@@ -222,27 +222,27 @@ def _as_last_time(args: argparse.Namespace, root: str) -> dict[str, Any]:
 
 def _tell(console: Console, event: dict[str, Any]) -> None:
     if event["event"] == "step" and event["state"] == "start":
-        console.print(f"  {event['step']:<14} {event['about']}", style="dim", markup=False)
+        console.print(f"  {event['step']:<14} {event['about']}", style="dim", markup=False, soft_wrap=True)
     elif event["event"] == "step" and event["state"] == "failed":
-        console.print(f"  {event['step']:<14} {event['message']}", style="yellow", markup=False)
+        console.print(f"  {event['step']:<14} {event['message']}", style="yellow", markup=False, soft_wrap=True)
     elif event["event"] == "health":
-        console.print(f"    {event['check']} {event['found']}", style="dim", markup=False)
+        console.print(f"    {event['check']} {event['found']}", style="dim", markup=False, soft_wrap=True)
     elif event["event"] == "output":
-        console.print(f"    {event['line']}", style="dim", markup=False)
+        console.print(f"    {event['line']}", style="dim", markup=False, soft_wrap=True)
     elif event["event"] == "follow":
-        console.print(f"  this is being done already: following {event['operation']}", markup=False)
+        console.print(f"  this is being done already: following {event['operation']}", markup=False, soft_wrap=True)
 
 
 def _show_outcome(console: Console, result: dict[str, Any]) -> None:
     words = result.get("outcome", "").replace("_", " ")
     console.print(f"[green]✓[/green] {result.get('version') or ''} {words}".replace("  ", " "))
     for warning in result.get("warnings", []):
-        console.print(f"  {warning}", style="yellow", markup=False)
+        console.print(f"  {warning}", style="yellow", markup=False, soft_wrap=True)
 
 
 def _show_inspect(console: Console, result: dict[str, Any]) -> None:
     for key, value in result["archive"].items():
-        console.print(f"{key:<15} {value}", markup=False)
+        console.print(f"{key:<15} {value}", markup=False, soft_wrap=True)
 
 
 def _show_info(console: Console, result: dict[str, Any]) -> None:
@@ -265,7 +265,7 @@ def _show_info(console: Console, result: dict[str, Any]) -> None:
     for entry in release["log"][:5]:
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry["time"]))
         line = f"{when} {entry['who']}: {entry['from']} → {entry['to']} {entry['outcome']} {entry['reason']}"
-        console.print(line, markup=False)
+        console.print(line, markup=False, soft_wrap=True)
 
 
 _SHOW: dict[str, Callable[[Console, dict[str, Any]], None]] = {"info": _show_info, "inspect": _show_inspect}

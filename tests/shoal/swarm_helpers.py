@@ -36,7 +36,12 @@ def make_torrent(
 ) -> bytes:
     """The .torrent of a file or folder; ``kind`` is v1, v2 or hybrid."""
     flags = {"v1": lt.create_torrent.v1_only, "v2": lt.create_torrent.v2_only, "hybrid": 0}[kind]
-    creator = lt.create_torrent(lt.list_files(str(payload)), piece_length, flags)
+    if hasattr(lt, "list_files"):
+        creator = lt.create_torrent(lt.list_files(str(payload)), piece_length, flags)
+    else:  # libtorrent 2.0
+        storage = lt.file_storage()
+        lt.add_files(storage, str(payload))
+        creator = lt.create_torrent(storage, piece_length, flags)
     for url in trackers:
         creator.add_tracker(url)
     for url in web_seeds:

@@ -2,12 +2,45 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import select
 from collections.abc import Callable
 from typing import Any
 
 import libtorrent as lt
 
 from shoal.swarm.types import Event, EventKind
+
+
+class Bell:
+    """What the alert thread sleeps at: libtorrent rings when an alert comes to an empty queue, we to have it look up.
+
+    A pipe and `set_alert_fd`, because the two other ways are not safe from Python: a `set_alert_notify` callback needs
+    the interpreter's lock in libtorrent's thread and can deadlock, and 2.0's `wait_for_alert` looks at an alert that
+    libtorrent's thread may be moving at that moment.
+    """
+
+    def __init__(self) -> None:
+        self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._poll = select.poll()
+        self._poll.register(self._read, select.POLLIN)
+
+    def hang_at(self, session: Any) -> None:
+        session.set_alert_fd(self._write)
+
+    def ring(self) -> None:
+        with contextlib.suppress(BlockingIOError):  # it rings already
+            os.write(self._write, b"x")
+
+    def wait(self, seconds: float) -> None:
+        """Sleep until it rings, ``seconds`` at most."""
+        if self._poll.poll(max(0.0, seconds) * 1000):
+            os.read(self._read, 4096)
+
+    def close(self) -> None:
+        os.close(self._read)
+        os.close(self._write)
 
 
 def endpoint(alert: Any) -> tuple[str, int]:

@@ -110,6 +110,8 @@ class Engine:
             self._session = None
             self._folder.close(clean=clean)
             raise
+        self._bell = alerts.Bell()
+        self._bell.hang_at(self._session)
         self._stopping = False
         self._unsaved = False
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="shoal-state")
@@ -140,7 +142,7 @@ class Engine:
             saved = self._wait_until(lambda: not any(torrent.saving for torrent in self._torrents.values()), deadline)
             self._unsaved |= not saved
             self._stopping = True
-        self._session.post_session_stats()  # an alert: the thread sees that it is to end
+        self._bell.ring()
         self._thread.join(max(1.0, deadline - time.monotonic()))
         self._writer.shutdown(wait=True)
         with self._lock:
@@ -148,6 +150,7 @@ class Engine:
             self._by_handle.clear()
             self._session = None  # its destructor waits for trackers to be told, stop_tracker_timeout at most
             self._thread = self._writer = None
+        self._bell.close()
         self._folder.close(clean=not self._unsaved)
 
     def _wait_until(self, condition: Callable[[], bool], deadline: float) -> bool:
@@ -199,6 +202,8 @@ class Engine:
         parsed = metainfo.load(request)
         peers = _resolve(request.peers)
         with self._lock:
+            if self._session is None or self._stopping:
+                raise SwarmError("the engine is not running")
             known = self._known(parsed, request)
             if known:
                 self._merge(known, request, parsed.trackers, peers, parsed.web_seeds)
@@ -392,7 +397,7 @@ class Engine:
             paused=request.paused,
             added_at=time.time(),
         )
-        torrent = self._attach(record, parsed, parsed.params)
+        torrent = self._attach(record, parsed)
         self._add_peers(torrent, peers)
         if request.torrent is not None:
             self._writer.submit(write_atomically, self._folder.torrent_file(record.info_hash), request.torrent)
@@ -400,8 +405,9 @@ class Engine:
         self._tell(Event(EventKind.ADDED, torrent.info_hash, state=torrent.state))
         return torrent, self._write_record(torrent)
 
-    def _attach(self, record: Record, parsed: Parsed, params: Any) -> Torrent:
-        """Hand a torrent to libtorrent: ``params`` are the parsed ones or those of its resume data."""
+    def _attach(self, record: Record, parsed: Parsed) -> Torrent:
+        """Hand a torrent to libtorrent as its record wants it."""
+        params = parsed.params
         store = self.store_path(record.info_hash)
         root = Path(record.data_path).parent if record.data_path else store
         torrent = Torrent(record, parsed, root, self._settings.web_seed)
@@ -492,15 +498,18 @@ class Engine:
                 resumed = lt.read_resume_data(saved.resume, settings.LOAD_LIMITS)  # type: ignore[call-overload]
                 if metainfo.key(resumed.info_hashes) != record.info_hash:
                     raise RuntimeError("it is about another torrent")
-                resumed.ti = params.ti
-                params = resumed
+                # Only what cannot be had elsewhere. Nor may `ti` be assigned: libtorrent's threads would give a Python
+                # object back without holding the interpreter's lock, which ends the process sooner or later.
+                params.have_pieces = resumed.have_pieces
+                params.unfinished_pieces = resumed.unfinished_pieces
+                params.peers = resumed.peers
             except RuntimeError as error:
                 self._quarantine(self._folder.resume_file(record.info_hash), record, str(error))
                 trusted = False
         if not trusted:
             record.files = None
         try:
-            torrent = self._attach(record, parsed, params)
+            torrent = self._attach(record, parsed)
         except SwarmError as error:
             self._quarantine(self._folder.record_file(record.info_hash), record, str(error))
             return
@@ -546,7 +555,7 @@ class Engine:
                 if self._stopping:
                     return
                 wait = self._next_deadline() - time.monotonic()
-            self._session.wait_for_alert(max(0, int(wait * 1000) + 1))
+            self._bell.wait(wait)
             with self._lock:
                 for alert in self._session.pop_alerts():
                     self._react_safely(alert)
@@ -787,7 +796,10 @@ class Engine:
     def _save_resume_data(self, torrent: Torrent) -> None:
         torrent.resume_due = None
         torrent.saving += 1
-        torrent.handle.save_resume_data(lt.save_resume_flags_t.flush_disk_cache)
+        flags = lt.save_resume_flags_t.flush_disk_cache
+        if torrent.record.magnet:
+            flags |= lt.save_resume_flags_t.save_info_dict  # the .torrent is made of it
+        torrent.handle.save_resume_data(flags)
 
     def _on_resume_data(self, torrent: Torrent, alert: Any) -> None:
         assert self._writer is not None
@@ -810,7 +822,6 @@ class Engine:
         self._writer.submit(work).add_done_callback(lambda done: self._resume_data_written(torrent, done))
 
     def _make_torrent_file(self, torrent: Torrent, params: Any) -> bytes | None:
-        params.ti = torrent.metainfo.ti if torrent.metainfo else None
         params.url_seeds = torrent.record.web_seeds
         try:
             return bytes(lt.bencode(lt.write_torrent_file(params)))  # type: ignore[arg-type]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -112,6 +114,47 @@ def test_info_of_an_empty_root_makes_nothing(app: App) -> None:
     assert (info["current"], info["releases"], info["log"]) == (None, [], [])
     assert app.ask("recover")["outcome"] == "nothing"
     assert not app.root.exists()
+
+
+def test_the_service_gets_in_whatever_the_umask_is(app: App) -> None:
+    old = os.umask(0o077)
+    try:
+        app.stage("1.0", {"lib/x": "x"})
+        app.activate("1.0", shared=["var/uploads"])
+    finally:
+        os.umask(old)
+    for path in (
+        "",
+        "releases",
+        "releases/1.0",
+        "releases/1.0/lib",
+        "releases/1.0/var",
+        "shared",
+        "shared/var/uploads",
+    ):
+        assert stat.S_IMODE((app.root / path).stat().st_mode) == 0o755, path
+    assert stat.S_IMODE((app.root / "releases/1.0/lib/x").stat().st_mode) == 0o644
+    assert stat.S_IMODE(app.home.stat().st_mode) == 0o700
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the rule is for root")
+def test_root_believes_only_what_root_wrote(app: App) -> None:
+    app.stage("1.0")
+    app.activate("1.0")
+    state = app.home / "state.json"
+    for path, spoil, restore in (
+        (app.root, lambda: os.chown(app.root, 65534, -1), lambda: os.chown(app.root, 0, -1)),
+        (app.root, lambda: app.root.chmod(0o777), lambda: app.root.chmod(0o755)),
+        (app.home, lambda: os.chown(app.home, 65534, -1), lambda: os.chown(app.home, 0, -1)),
+        (state, lambda: os.chown(state, 65534, -1), lambda: os.chown(state, 0, -1)),
+        (state, lambda: state.chmod(0o666), lambda: state.chmod(0o600)),
+    ):
+        spoil()
+        result = app.activate("1.0")
+        assert result["error"]["code"] == "not_trusted"
+        assert str(path) in result["error"]["message"]
+        restore()
+    assert app.activate("1.0")["ok"]
 
 
 def test_inspect_says_what_staging_will_find(app: App) -> None:

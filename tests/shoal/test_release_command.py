@@ -83,6 +83,9 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "tcp": ({"switch": {"health": [{"tcp": "localhost"}]}}, "must be host:port"),
     "tcp IPv6": ({"switch": {"health": [{"tcp": "::1:80"}]}}, "must be host:port, an IPv6 address in brackets"),
     "version of tcp": ({"switch": {"health": [{"tcp": "x:1", "version": {"body": True}}]}}, "an answer to a url"),
+    "NUL": ({"app": "a\0b"}, "NUL or lone surrogates"),
+    "NUL inside": ({"switch": {"restart": ["a", "b\0"]}}, "NUL or lone surrogates"),
+    "lone surrogate": ({"archive": {"path": "/x\ud800"}}, "NUL or lone surrogates"),
     "two proofs": (
         {"switch": {"health": [{"url": "http://x/", "version": {"json": "a", "body": True}}]}},
         "exactly one of json, header, body",
@@ -125,7 +128,13 @@ def test_activate_needs_exactly_one_target(app: App) -> None:
 
 
 def test_bad_bytes_on_stdin(tmp_path: Path) -> None:
-    for data, words in ((b"", "is not JSON"), (b"{", "is not JSON"), (b" " * (5 << 20), "more than")):
+    deep = b"[" * 100_000
+    for data, words in (
+        (b"", "is not JSON"),
+        (b"{", "is not JSON"),
+        (deep, "is not JSON"),
+        (b" " * (5 << 20), "more than"),
+    ):
         process = subprocess.run(
             [sys.executable, "-m", "shoal", "release", "info", "--json"], input=data, capture_output=True, check=False
         )

@@ -214,6 +214,7 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str, dict[str, Any]]] = {
     "newline in a link": (lambda: tar(GOOD, link("evil", "a\nb")), "'evil' is a symbolic link with an unusable", {}),
     "long component": (lambda: tar(GOOD, member("e" * 256)), "has a name that is too long", {}),
     "long path": (lambda: tar(GOOD, member("/".join(["evil"] * 500))), "has a name that is too long", {}),
+    "deep": (lambda: tar(GOOD, member("/".join("e" * 101))), "nests deeper than 100 folders", {}),
     "GNU sparse": (lambda: header("evil", 0, b"S") + bytes(1024), "'evil' is a sparse file", {}),
     "PAX sparse 0.1": (lambda: pax_sparse("0.1"), "'evil' is a sparse file", {}),
     "PAX sparse 1.0": (lambda: pax_sparse("1.0"), "'evil' is a sparse file", {}),
@@ -377,7 +378,7 @@ NEIGHBOURS: dict[str, tuple[Callable[[], bytes], dict[str, str], dict[str, Any]]
     "implied folder told later": (lambda: tar(member("d/x", b"1"), folder("d")), {"d/x": "1"}, {}),
     "folder closed": (lambda: tar(folder("d", 0o500), member("d/x", b"1")), {"d/x": "1"}, {}),
     "longest component": (lambda: tar(member("e" * 255, b"1")), {"e" * 255: "1"}, {}),
-    "long path": (lambda: tar(member("/".join(["evil"] * 200), b"1")), {"/".join(["evil"] * 200): "1"}, {}),
+    "long path": (lambda: tar(member("/".join(["evil" * 4] * 100), b"1")), {"/".join(["evil" * 4] * 100): "1"}, {}),
     "not ASCII": (lambda: tar(member("Grüße/übung", b"1")), {"Grüße/übung": "1"}, {}),
     "exactly the bytes": (
         lambda: tar(member("a", b"x" * 1000)),
@@ -412,6 +413,7 @@ NEIGHBOURS: dict[str, tuple[Callable[[], bytes], dict[str, str], dict[str, Any]]
     "zip lzma": (lambda: zipped("a", method=zipfile.ZIP_LZMA), {"a": "data"}, {}),
     "zip empty file": (lambda: zipped(("a", b"", 0o100644)), {"a": ""}, {}),
     "zip symlink": (lambda: zipped("d/x", ("l", b"d/x", stat.S_IFLNK | 0o777)), {"l": "data"}, {}),
+    "zip without a date": (lambda: patched_zip(14, bytes(2), 12), {"evil": "x" * 100}, {}),
     "zip of DOS": (lambda: zipped(("a", b"1", 0)), {"a": "1"}, {}),
 }
 

@@ -62,11 +62,11 @@ def test_a_new_process_is_proven_and_an_ill_release_goes_back(app: App, shop: Se
     assert app.activate("1.1")["ok"]
     assert answer(shop)["version"] == "1.1"
 
-    quick = switch(shop, check(shop, timeout=1))
+    quick = switch(shop, check(shop, timeout=5))  # the old one must be up again within that, on a busy machine
     result = app.activate("1.2", switch=quick)
 
     assert (result["ok"], result["outcome"], result["from"], result["to"]) == (False, "rolled_back", "1.1", "1.2")
-    assert "answered 500 for 1 s" in result["reason"]
+    assert "answered 500 for 5 s" in result["reason"]
     assert "1.1 is active and healthy again" in result["error"]["message"]
     assert (app.current(), answer(shop)["version"]) == ("1.1", "1.1")
     assert result["release"]["previous"] == "1.0", "a release that never was healthy is nothing to go back to"
@@ -90,12 +90,12 @@ def test_health_answered_by_the_old_process_does_not_count(app: App, shop: Servi
 
 @pytest.mark.parametrize("proof", [{"json": "version"}, {"header": "X-Version"}, {"body": True}])
 def test_health_answered_by_the_old_version_does_not_count(app: App, shop: Service, proof: Result) -> None:
-    spec = switch(shop, check(shop, timeout=0.5, version=proof))
+    spec = switch(shop, check(shop, version=proof))
     app.stage("1.0")
     app.stage("1.0.1")
     assert app.activate("1.0", switch=spec)["ok"]
     (shop.state / "stuck").touch()
-    result = app.activate("1.0.1", switch=spec)
+    result = app.activate("1.0.1", switch=switch(shop, check(shop, timeout=0.5, version=proof)))
     assert result["outcome"] == "rolled_back"
     assert "1.0" in result["reason"]
     (shop.state / "stuck").unlink()

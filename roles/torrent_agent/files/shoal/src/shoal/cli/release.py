@@ -121,7 +121,7 @@ def _read_request(data: bytes) -> object:
         raise RequestError(f"the request has more than {REQUEST_LIMIT} bytes")
     try:
         return json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RequestError(f"the request on stdin is not JSON: {error}") from None
 
 

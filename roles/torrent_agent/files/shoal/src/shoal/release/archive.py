@@ -51,17 +51,17 @@ class Ownership:
     gid: int | None = None
     umask: int = 0o022
 
-    def give(self, path: Path, mode: int) -> None:
-        """Make ``path`` (no link) theirs, with what of ``mode`` the umask leaves."""
+    def give(self, path: Path | int, mode: int) -> None:
+        """Make a file or folder theirs, with what the umask leaves of ``mode``. A path must be no link."""
+        self.chown(path)
+        os.chmod(path, mode & 0o777 & ~self.umask)  # noqa: PTH101 - may be a descriptor
+
+    def chown(self, path: Path | int, *, link: bool = False) -> None:
+        """Make ``path`` theirs; ``link``: the link itself."""
         if self.uid is not None or self.gid is not None:
-            os.chown(
-                path,
-                -1 if self.uid is None else self.uid,
-                -1 if self.gid is None else self.gid,
-                follow_symlinks=False,
-            )
-        if not path.is_symlink():
-            path.chmod(mode & 0o777 & ~self.umask)
+            uid = -1 if self.uid is None else self.uid
+            gid = -1 if self.gid is None else self.gid
+            os.chown(path, uid, gid, follow_symlinks=not link)
 
 
 def inspect(spec: ArchiveSpec, limits: Limits, strip_components: int = 0) -> Contents:
@@ -250,7 +250,7 @@ class _Writer:
         path.unlink(missing_ok=True)
         if entry.kind == "symlink":
             path.symlink_to(entry.member.link)
-            self._ownership.give(path, 0)
+            self._ownership.chown(path, link=True)
         elif entry.kind == "hardlink":
             path.hardlink_to(self.into.joinpath(*entry.target))
         else:

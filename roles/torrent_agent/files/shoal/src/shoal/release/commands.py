@@ -63,18 +63,24 @@ def find(command: list[str], cwd: Path, run_as: str | None = None) -> Path:
     found = str(cwd / name) if "/" in name else shutil.which(name)
     if found is None:
         raise ReleaseError(f"command {name!r} is not on PATH", hint="give its full path", code="bad_command")
-    path = Path(os.path.realpath(found))
+    path = Path(found)
     if not path.is_file() or not os.access(path, os.X_OK):
-        raise ReleaseError(f"{found} is not an executable file", hint=f"chmod +x {found}", code="bad_command")
+        raise ReleaseError(f"{path} is not an executable file", hint=f"chmod +x {path}", code="bad_command")
     if os.geteuid() == 0:
         _check_trusted(path, run_as)
-    return Path(found)
+    return path  # as it was named: an interpreter in a virtual environment is a link that must not be followed
 
 
 def _check_trusted(path: Path, run_as: str | None) -> None:
     """Root runs only what none but root (or the user it runs as) can change, the folders above included."""
     trusted = {0} if run_as is None else {0, user(run_as).pw_uid}
-    for place in (path, *path.parents):
+    hop = Path(os.path.normpath(path.absolute()))
+    places = [*hop.parents]
+    while hop.is_symlink():
+        hop = Path(os.path.normpath(hop.parent / hop.readlink()))
+        places += hop.parents
+    real = Path(os.path.realpath(path))
+    for place in dict.fromkeys([real, *real.parents, *places]):
         found = place.stat()
         mode = stat.S_IMODE(found.st_mode)
         sticky_folder = stat.S_ISDIR(found.st_mode) and mode & stat.S_ISVTX

@@ -24,6 +24,7 @@ from shoal.release.listeners import Process
 from shoal.release.request import HealthCheck, SwitchSpec, VersionProof
 
 ATTEMPT_LIMIT = 10.0  # seconds for one attempt; a server that hangs must not use up the whole time limit
+ATTEMPT_LEAST = 1.0  # seconds; the last attempt before the time limit is a fair one too
 BODY_LIMIT = 1 << 20  # bytes of an answer that are looked at
 
 
@@ -132,7 +133,7 @@ def _wait(probe: _Probe, tell: Callable[[str, str], None]) -> None:
     deadline = time.monotonic() + check.timeout
     told = ""
     while True:
-        found = probe.attempt(max(0.1, min(ATTEMPT_LIMIT, deadline - time.monotonic())))
+        found = probe.attempt(max(ATTEMPT_LEAST, min(ATTEMPT_LIMIT, deadline - time.monotonic())))
         if not found:
             probe.remember()
         if found != told:
@@ -140,9 +141,10 @@ def _wait(probe: _Probe, tell: Callable[[str, str], None]) -> None:
             told = found
         if not found:
             break
-        if time.monotonic() + check.interval >= deadline:
+        left = deadline - time.monotonic()
+        if left <= 0:
             raise StepError(f"{check.label} {found} for {check.timeout:g} s", code="not_healthy")
-        time.sleep(check.interval)
+        time.sleep(min(check.interval, left))
 
 
 def _soak(probes: list[_Probe]) -> None:

@@ -43,7 +43,7 @@ class Journal(Struct):
 def read(layout: Layout) -> Journal | None:
     """The mark, None if there is none."""
     try:
-        return msgspec.json.decode(layout.journal_file.read_bytes(), type=Journal)
+        return msgspec.json.decode(files.read_trusted(layout.journal_file), type=Journal)
     except FileNotFoundError:
         return None
     except msgspec.MsgspecError as error:

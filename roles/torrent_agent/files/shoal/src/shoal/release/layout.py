@@ -84,15 +84,19 @@ class Layout:
 
     def prepare(self) -> None:
         """Make what is missing and refuse folders that others could tamper with."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        for folder in (self.home, self.operations, self.staging, self.trash, self.records):
+        self.root.parent.mkdir(parents=True, exist_ok=True)
+        for folder, mode in ((self.root, 0o755), (self.home, 0o700), (self.releases, 0o755), (self.shared, 0o755)):
+            if not folder.exists():
+                folder.mkdir(mode=0o700)
+                folder.chmod(mode)  # whatever the caller's umask is: the service must get in
+        for folder in (self.operations, self.staging, self.trash, self.records):
             folder.mkdir(mode=0o700, exist_ok=True)
-        for folder in (self.releases, self.shared):
-            folder.mkdir(mode=0o755, exist_ok=True)
         self.check_trust()
 
     def check_trust(self) -> None:
         """Refuse a layout that others could tamper with; what is not there yet is fine."""
+        if os.geteuid() == 0 and self.root.exists():
+            files.check_trusted_dir(self.root)  # who may write here could put another .shoal in its place
         if self.home.is_symlink() or self.home.exists():
             files.check_trusted_dir(self.home)
         if self.releases.is_symlink():
@@ -239,7 +243,7 @@ def new_operation_id() -> str:
 
 def _read(path: Path, kind: type[_S]) -> _S | None:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
+        return msgspec.json.decode(files.read_trusted(path), type=kind)
     except FileNotFoundError:
         return None
     except msgspec.MsgspecError as error:

@@ -261,5 +261,8 @@ def _zip_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Member:
 
 
 def _zip_time(info: zipfile.ZipInfo) -> float:
-    """Local time without a zone; read as UTC so that every host gets the same."""
-    return float(calendar.timegm((*info.date_time, 0, 0, 0)))
+    """Local time without a zone; read as UTC so that every host gets the same. -1: none, some tools write zeros."""
+    try:
+        return float(calendar.timegm((*info.date_time, 0, 0, 0)))
+    except ValueError:
+        return -1.0

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from pathlib import Path
 
 from shoal.release.archive import Ownership
 from shoal.release.errors import ReleaseError
 from shoal.release.layout import Layout
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 # Files that only keep an otherwise empty folder in version control.
 _PLACEHOLDERS = {".gitkeep", ".keep", ".gitignore"}
@@ -35,31 +39,55 @@ def link(layout: Layout, release: Path, names: list[str], ownership: Ownership) 
     Idempotent. The links are relative, so that the tree can be moved or seen in a container.
     """
     check(release, names)
-    for name in map(_clean, names):
-        kept = layout.shared / name
+    for name in names:
+        parts = name.rstrip("/").split("/")
+        kept = layout.shared.joinpath(*parts)
         if not kept.exists() and not kept.is_symlink():
-            _make_folders(kept, layout.shared, ownership)
-        place = release / name
-        wanted = "../" * (2 + name.count("/")) + f"shared/{name}"
-        if place.is_symlink():
-            if str(place.readlink()) == wanted:
-                continue
-            place.unlink()
-        elif place.exists():
-            for placeholder in place.iterdir():
-                placeholder.unlink()
-            place.rmdir()
-        _make_folders(place.parent, release, ownership)
-        place.symlink_to(wanted)
+            os.close(_open_folder(layout.shared, parts, ownership))
+        parent = _open_folder(release, parts[:-1], ownership)
+        try:
+            _link(parent, parts[-1], "../" * (1 + len(parts)) + "/".join(["shared", *parts]))
+        finally:
+            os.close(parent)
 
 
-def _clean(name: str) -> str:
-    return name.rstrip("/")
-
-
-def _make_folders(path: Path, top: Path, ownership: Ownership) -> None:
-    if path == top or path.is_dir():
+def _link(parent: int, name: str, wanted: str) -> None:
+    """Make ``name`` in the folder ``parent`` a link to ``wanted``, in the place of an empty folder or another link."""
+    try:
+        found = os.stat(name, dir_fd=parent, follow_symlinks=False)
+    except FileNotFoundError:
+        os.symlink(wanted, name, dir_fd=parent)
         return
-    _make_folders(path.parent, top, ownership)
-    path.mkdir()
-    ownership.give(path, 0o777)
+    if stat.S_ISLNK(found.st_mode):
+        if os.readlink(name, dir_fd=parent) == wanted:
+            return
+        os.unlink(name, dir_fd=parent)
+    else:
+        folder = os.open(name, _FOLDER, dir_fd=parent)
+        try:
+            for placeholder in _PLACEHOLDERS.intersection(os.listdir(folder)):  # noqa: PTH208 - a descriptor
+                os.unlink(placeholder, dir_fd=folder)
+        finally:
+            os.close(folder)
+        os.rmdir(name, dir_fd=parent)
+    os.symlink(wanted, name, dir_fd=parent)
+
+
+def _open_folder(top: Path, parts: list[str], ownership: Ownership) -> int:
+    """Open the folder ``parts`` below ``top``, making what is missing.
+
+    Step by step and through no link: the release may belong to a user that could change it while root is at work.
+    """
+    here = os.open(top, _FOLDER & ~os.O_NOFOLLOW)  # shared/ itself may be a link to another file system
+    for part in parts:
+        above = here
+        try:
+            try:
+                here = os.open(part, _FOLDER, dir_fd=above)
+            except FileNotFoundError:
+                os.mkdir(part, 0o700, dir_fd=above)
+                here = os.open(part, _FOLDER, dir_fd=above)
+                ownership.give(here, 0o777)
+        finally:
+            os.close(above)
+    return here

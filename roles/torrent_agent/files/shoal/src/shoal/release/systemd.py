@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
 from shoal.release import commands
@@ -14,7 +13,7 @@ ACTIVE = ("active", "reloading")
 def find(unit: str) -> None:
     """Refuse a unit that systemd does not know. Raises ReleaseError."""
     commands.find(["systemctl"], Path("/"))
-    if _show(unit).get("LoadState") not in ("loaded", None):
+    if _show(unit).get("LoadState") != "loaded":
         raise ReleaseError(
             f"systemd has no unit {unit!r} on this host", hint="install the unit first, or correct restart"
         )
@@ -45,14 +44,9 @@ def _call(verb: str, unit: str, timeout: float) -> None:
 
 
 def _show(unit: str) -> dict[str, str]:
-    shown = subprocess.run(
-        ["systemctl", "show", "--property=LoadState,ActiveState,MainPID,InvocationID", "--", unit],
-        env=commands.environment({}),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-    pairs = (line.partition("=") for line in shown.stdout.splitlines())
+    properties = "--property=LoadState,ActiveState,MainPID,InvocationID"
+    outcome = commands.run(["systemctl", "show", properties, "--", unit], cwd=Path("/"), env={}, timeout=30)
+    if not outcome.ok:
+        raise StepError(f"systemctl show {unit} {outcome.reason()}", hint="restart may also be a command: a list")
+    pairs = (line.partition("=") for line in outcome.output.splitlines())
     return {key: value for key, found, value in pairs if found}

@@ -14,6 +14,7 @@ from shoal.release.members import Member
 
 NAME_LIMIT = 255  # bytes of one component: NAME_MAX of the usual file systems
 PATH_LIMIT = 2048  # bytes of a whole name: half of PATH_MAX, the other half is for where the release lies
+DEPTH_LIMIT = 100  # folders in one another; the standard library's own walks recurse
 LINK_HOPS = 40  # as the kernel: more links in a row are a loop
 SET_ID = 0o6000
 
@@ -86,6 +87,8 @@ class Tree:
             raise _refused(
                 member, f"has a {what} that is too long (over {NAME_LIMIT} bytes a part, {PATH_LIMIT} in all)"
             )
+        if len(parts) > DEPTH_LIMIT:
+            raise _refused(member, f"has a {what} that nests deeper than {DEPTH_LIMIT} folders")
         stripped = parts[self.strip_components :]
         if parts and not stripped and (member.kind != "directory" or what != "name"):
             raise _refused(member, f"would be lost by strip_components: {self.strip_components}")

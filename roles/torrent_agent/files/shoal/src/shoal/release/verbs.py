@@ -226,7 +226,7 @@ def run_switch(one: Switch, step: str) -> Result:
     try:
         one.run(step)
     except (ReleaseError, OSError) as error:
-        if note.step == "":
+        if journal.read(one.layout) is None:
             raise  # nothing was changed
         raise ReleaseError(
             f"the switch to {note.to.version} stands at {note.step!r}: {error}",

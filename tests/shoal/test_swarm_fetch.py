@@ -226,6 +226,29 @@ def test_a_failing_disk_is_an_error_in_libtorrents_words(tmp_path: Path) -> None
         host1.wait_complete(info_hash)
 
 
+def test_a_seed_that_went_bad_is_found_out(tmp_path: Path) -> None:
+    """A piece that does not match its hash is thrown away, told, and fetched from somebody else."""
+    payload = make_payload(tmp_path / "shop.tar", 1_000_000)
+    good = make_payload(tmp_path / "good" / "shop.tar", 1_000_000)
+    torrent = make_torrent(payload)
+    with hosts(tmp_path, "publisher", "rotten", "host1") as (publisher, rotten, host1):
+        publisher.seed(torrent, good)
+        rotten.seed(torrent, payload)
+        with payload.open("r+b") as file:
+            file.seek(40_000)
+            file.write(b"rot")
+        info_hash = host1.fetch(torrent, rotten)
+        failed = host1.events.wait_for(EventKind.HASH_FAILED)
+        assert failed.piece == 1
+        host1.engine.connect(info_hash, [publisher.endpoint])
+        status = host1.wait_complete(info_hash)
+        assert status.payload_path is not None
+        assert content(status.payload_path) == content(good)
+        assert status.wasted >= status.piece_length
+        assert status.downloaded == sum(status.from_peers.values())
+        assert status.downloaded >= 1_000_000 + status.piece_length
+
+
 def test_rubbish_is_refused(tmp_path: Path) -> None:
     with hosts(tmp_path, "host1") as (host1,):
         for bad, words in (

@@ -63,6 +63,7 @@ class Engine:
         self._worked = threading.Condition(self._lock)
         self._torrents: dict[str, Torrent] = {}
         self._by_handle: dict[Any, Torrent] = {}
+        self._deleting: dict[str, Future[None]] = {}  # removed torrents whose payload is being deleted
         self._session: Any = None
         self._thread: threading.Thread | None = None
         self._writer: ThreadPoolExecutor | None = None
@@ -86,8 +87,6 @@ class Engine:
             lt.metadata_received_alert: self._on_metadata,
             lt.save_resume_data_alert: self._on_resume_data,
             lt.save_resume_data_failed_alert: self._on_resume_data_failed,
-            lt.torrent_deleted_alert: self._on_deleted,
-            lt.torrent_delete_failed_alert: self._on_deleted,
         }
 
     # --- life ---
@@ -229,23 +228,24 @@ class Engine:
 
         :raises UnknownTorrent: it is not here
         """
+        deleted: Future[None] = Future()
         with self._lock:
             torrent = self._get(info_hash)
             assert self._writer is not None
             delete = data and not torrent.in_place
-            torrent.removed = Future()
             del self._torrents[info_hash]
+            # now, as a handle's hash changes when its torrent is gone
+            del self._by_handle[torrent.handle]
             if delete:
+                self._deleting[info_hash] = deleted
                 self._session.remove_torrent(torrent.handle, lt.options_t.delete_files)
             else:
                 self._session.remove_torrent(torrent.handle)
-                self._by_handle.pop(torrent.handle, None)
-                torrent.removed.set_result(None)
             written = self._writer.submit(self._folder.forget, info_hash)
         written.result()
         if delete:
             try:
-                torrent.removed.result(_DELETE_TIMEOUT)
+                deleted.result(_DELETE_TIMEOUT)
             except FutureTimeoutError as error:
                 raise SwarmError(
                     f"{info_hash}: its payload is still being deleted after {_DELETE_TIMEOUT:.0f} s"
@@ -483,31 +483,14 @@ class Engine:
                 self._folder.record_file(record.info_hash), record, "neither .torrent nor magnet is left of it"
             )
             return
-        params = parsed.params
-        trusted = clean
-        if record.completed_at is not None:
-            # A complete torrent is not written to any more: only its files can tell whether they are still the same.
-            metainfo_ = parsed.metainfo
-            payload = Path(record.data_path) if record.data_path else None
-            if payload is None and metainfo_ is not None:
-                payload = self.store_path(record.info_hash) / metainfo_.root
-            found = stamp(metainfo_.paths(payload)) if metainfo_ and payload else None
-            trusted = record.files is not None and found == record.files
-        if trusted and saved.resume is not None:
-            try:
-                resumed = lt.read_resume_data(saved.resume, settings.LOAD_LIMITS)  # type: ignore[call-overload]
-                if metainfo.key(resumed.info_hashes) != record.info_hash:
-                    raise RuntimeError("it is about another torrent")
-                # Only what cannot be had elsewhere. Nor may `ti` be assigned: libtorrent's threads would give a Python
-                # object back without holding the interpreter's lock, which ends the process sooner or later.
-                params.have_pieces = resumed.have_pieces
-                params.unfinished_pieces = resumed.unfinished_pieces
-                params.peers = resumed.peers
-            except RuntimeError as error:
-                self._quarantine(self._folder.resume_file(record.info_hash), record, str(error))
-                trusted = False
-        if not trusted:
-            record.files = None
+        if record.files is not None and parsed.metainfo is not None:
+            # A complete torrent is not written to any more: if its files look as they did then, they are the same.
+            if stamp(parsed.metainfo.paths(self._payload(record, parsed.metainfo))) == record.files:
+                parsed.params.have_pieces = [True] * parsed.metainfo.pieces
+            else:
+                record.files = None  # all of it is checked
+        elif clean and saved.resume is not None:
+            self._take_resume_data(record, parsed, saved.resume)
         try:
             torrent = self._attach(record, parsed)
         except SwarmError as error:
@@ -515,6 +498,23 @@ class Engine:
             return
         torrent.unclean = not clean
         self._add_peers(torrent, record.peers)
+
+    def _payload(self, record: Record, known: Metainfo) -> Path:
+        return Path(record.data_path) if record.data_path else self.store_path(record.info_hash) / known.root
+
+    def _take_resume_data(self, record: Record, parsed: Parsed, data: bytes) -> None:
+        try:
+            resumed = lt.read_resume_data(data, settings.LOAD_LIMITS)  # type: ignore[call-overload]
+            if metainfo.key(resumed.info_hashes) != record.info_hash:
+                raise RuntimeError("it is about another torrent")
+        except RuntimeError as error:
+            self._quarantine(self._folder.resume_file(record.info_hash), record, str(error))
+            return
+        # Only what cannot be had elsewhere. Nor may the parsed `ti` be assigned to `resumed`: libtorrent's threads
+        # would give a Python object back without holding the interpreter's lock, and so end the process some day.
+        parsed.params.have_pieces = resumed.have_pieces
+        parsed.params.unfinished_pieces = resumed.unfinished_pieces
+        parsed.params.peers = resumed.peers
 
     def _read_torrent(self, saved: Saved) -> Parsed | None:
         record = saved.record
@@ -585,6 +585,8 @@ class Engine:
             reaction(torrent, alert)
         elif event := alerts.translate(alert, torrent.info_hash if torrent else ""):
             self._tell(event)
+        elif isinstance(alert, (lt.torrent_deleted_alert, lt.torrent_delete_failed_alert)):
+            self._on_deleted(alert)
         elif isinstance(alert, lt.alerts_dropped_alert):
             _log.warning("libtorrent dropped alerts: the account of who sent what is not exact for a while")
 
@@ -721,10 +723,10 @@ class Engine:
             torrent.web_seeds.start(time.monotonic())
         self._save_resume_data(torrent)
 
-    def _on_deleted(self, torrent: Torrent, _alert: Any) -> None:
-        self._by_handle.pop(torrent.handle, None)
-        if torrent.removed and not torrent.removed.done():
-            torrent.removed.set_result(None)
+    def _on_deleted(self, alert: Any) -> None:
+        deleted = self._deleting.pop(metainfo.key(alert.info_hashes), None)
+        if deleted:
+            deleted.set_result(None)
 
     # --- while fetching ---
 

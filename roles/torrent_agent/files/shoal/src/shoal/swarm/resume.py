@@ -24,11 +24,13 @@ import msgspec
 
 from shoal.swarm.errors import SwarmError
 
+FORMAT = 1
+
 
 class Record(msgspec.Struct, kw_only=True, forbid_unknown_fields=False):
     """Our own record of a torrent. libtorrent's resume data is not asked for any of this: a kill leaves it stale."""
 
-    format: int = 1
+    format: int = FORMAT
     info_hash: str
     magnet: str | None = None
     data_path: str | None = None
@@ -172,6 +174,8 @@ class StateFolder:
                 record = msgspec.json.decode(path.read_bytes(), type=Record)
                 if record.info_hash != path.stem:
                     raise ValueError(f"it is about {record.info_hash}")
+                if record.format != FORMAT:
+                    raise ValueError(f"its format is {record.format}, this agent knows {FORMAT}")
             except (OSError, ValueError) as error:
                 yield self.quarantine(path, str(error))
                 continue

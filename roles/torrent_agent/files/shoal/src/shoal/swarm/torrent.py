@@ -104,7 +104,6 @@ class Torrent:
         self.web_delivered = False
         self.saving = 0  # resume data asked for and not here yet
         self.record_write: Future[None] | None = None
-        self.removed: Future[None] | None = None
 
     @property
     def info_hash(self) -> str:
@@ -141,11 +140,13 @@ class Torrent:
 
     def count_block(self, source: tuple[str, int], piece: int, block: int) -> None:
         """A block came from the peer (or web seed) at ``source`` and is on disk."""
-        if self.metainfo is None:
-            return
+        if self.metainfo is None or self.flushed:
+            return  # it was told of late and is in the account, see count_rest
         self.requested.pop((piece, block), None)
-        size = self.metainfo.block_size(piece, block)
-        name = self.source(source)
+        self._count_from(source, self.metainfo.block_size(piece, block))
+
+    def _count_from(self, address: tuple[str, int], size: int) -> None:
+        name = self.source(address)
         if isinstance(name, int):
             self.record.from_web_seeds += size
             self.web_delivered = True
@@ -164,12 +165,16 @@ class Torrent:
         """Complete now: make up for the blocks that were not told of."""
         if self.metainfo is None:
             return
-        # libtorrent tells nothing of blocks whose write ends after the last piece was verified.
-        for (piece, block), source in list(self.requested.items()):
-            self.count_block(source, piece, block)
-        self.requested.clear()
         record = self.record
         unseen = self.metainfo.size + record.failed + record.refetched - record.found - record.received
+        # libtorrent tells late, or not at all, of blocks whose write ends after the last piece was verified
+        for (piece, block), source in self.requested.items():
+            if unseen <= 0:
+                break
+            size = min(unseen, self.metainfo.block_size(piece, block))
+            self._count_from(source, size)
+            unseen -= size
+        self.requested.clear()
         if unseen > 0:  # alerts were dropped
             self.count_unknown(unseen)
 

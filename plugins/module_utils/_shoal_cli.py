@@ -82,7 +82,7 @@ def explain(result: Dict[str, Any]) -> str:
     parts: List[str] = [error.get("message") or result.get("reason") or "shoal release failed without saying why"]
     if error.get("hint"):
         parts.append(error["hint"])
-    return ". ".join(part.rstrip(".") for part in parts) + "."
+    return " ".join(part[:1].upper() + part[1:].rstrip(".") + "." for part in parts)
 
 
 def _last_result(out: str) -> Optional[Dict[str, Any]]:

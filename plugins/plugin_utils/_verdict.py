@@ -87,7 +87,7 @@ def prefetch_of(variables: Variables, publishers: Sequence[str]) -> Prefetch:
     from_publisher = sum(count for name, count in sources.items() if name in publishers)
     return Prefetch(
         problem=problem,
-        seconds=fetch.get("duration") if fetch and not problem_of(fetch) else None,
+        seconds=(fetch.get("duration") or None) if not problem_of(fetch) else None,
         from_peers=sum(sources.values()) - from_publisher,
         from_publisher=from_publisher,
         from_web_seeds=(fetch.get("bytes_from") or {}).get("web_seeds") or 0,

@@ -160,6 +160,7 @@ class Fleet:
                 "ANSIBLE_STDOUT_CALLBACK": "ansible.builtin.default",
                 "ANSIBLE_SHOW_CUSTOM_STATS": "1",
                 "ANSIBLE_FORKS": "5",
+                "ANSIBLE_PIPELINING": "1",
                 "LC_ALL": "C.UTF-8",
                 **(env or {}),
             },
@@ -172,8 +173,21 @@ class Fleet:
     def run(self, playbook: str, *arguments: str, **extra: Any) -> Run:
         """Run a playbook of the collection to its end."""
         with self.start(playbook, *arguments, app="shop", **extra) as process:
-            out, err = process.communicate(timeout=180)
+            out, err = process.communicate(timeout=600)
         return Run(process.returncode, out, err, _changed(out), _stats(out))
+
+    def deploy(self, version: str) -> None:
+        """Have every host run a version, without a playbook: where a test begins."""
+        archive = make_archive(self.folder / f"shop-{version}.tar.gz", version)
+        sha256 = hashlib.sha256(archive.read_bytes()).hexdigest()
+        for host in self.hosts:
+            request = {"app": "shop", "root": str(self.root(host)), "version": version}
+            self._release("stage", {**request, "archive": {"path": str(archive), "sha256": sha256}})
+            self._release("activate", {**request, "switch": {"proof": "none"}})
+
+    def _release(self, verb: str, request: dict[str, Any]) -> None:
+        command = [str(BIN / "shoal"), "release", verb, "--json"]
+        subprocess.run(command, input=json.dumps(request), text=True, check=True, capture_output=True, timeout=60)
 
     def publish(self, version: str, **archive: Any) -> Run:
         path = make_archive(self.folder / f"shop-{version}.tar.gz", version, **archive)

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+import http.server
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from conftest import AgentFactory
-from rollout_helpers import Fleet, make_collections
+from rollout_helpers import Fleet, Run, digest, make_archive, make_collections
+
+pytestmark = pytest.mark.timeout(900)  # each playbook takes 10 s on two free cores
 
 HOSTS = ["host1", "host2", "host3"]
 
@@ -22,19 +30,315 @@ def fleet(tmp_path: Path, agent_factory: AgentFactory) -> Fleet:
     )
 
 
-def test_a_version_is_published_rolled_out_and_upgraded(fleet: Fleet) -> None:
-    published = fleet.publish("1.0")
-    assert "1.0  published  shop-1.0.tar.gz" in published.story
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Callable[[Path], str]]:
+    """``site(folder)``: the URL of a web server for it."""
+    servers = []
 
-    first = fleet.run("rollout", version="1.0")
-    assert first.status == 0, first.out + first.story
+    def serve(folder: Path) -> str:
+        handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        return f"http://127.0.0.1:{server.server_port}"
+
+    yield serve
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def outcomes(run: Run) -> list[str]:
+    return [run.stats["hosts"][host]["outcome"] for host in HOSTS]
+
+
+def ok(run: Run) -> Run:
+    assert run.status == 0, run.out + run.story
+    return run
+
+
+def test_a_version_comes_a_sick_one_goes_and_the_next_one_goes_on(fleet: Fleet) -> None:
+    published = fleet.publish("1.0")
+    assert "1.0  published  shop-1.0.tar.gz  300 kB, 19 pieces" in published.story
+
+    first = ok(fleet.run("rollout", version="1.0"))
     assert fleet.versions == ["1.0", "1.0", "1.0"]
     assert "1.0  prefetch   3/3 hosts in " in first.story
-    assert "1.0  switched   host1 ✓" in first.story
-    assert first.stats["complete"] is True
-    assert {host["outcome"] for host in first.stats["hosts"].values()} == {"switched"}
+    for host in HOSTS:
+        assert f"1.0  switched   {host} ✓" in first.story
+    assert first.stats["complete"]
+    assert outcomes(first) == ["switched"] * 3
+    for host in first.stats["hosts"].values():
+        came = host["prefetch"]["from_peers"] + host["prefetch"]["from_publisher"]
+        assert came == (fleet.folder / "shop-1.0.tar.gz").stat().st_size
 
-    again = fleet.run("rollout", version="1.0")
-    assert again.status == 0, again.out + again.story
+    moved = [agent.client.agent()["downloaded"] for agent in fleet.hosts.values()]
+    again = ok(fleet.run("rollout", version="1.0"))
     assert again.total_changed == 0
-    assert "3/3 hosts had it already" in again.story
+    assert outcomes(again) == ["unchanged"] * 3
+    assert "1.0  prefetch   3/3 hosts had it already" in again.story
+    assert [agent.client.agent()["downloaded"] for agent in fleet.hosts.values()] == moved
+
+    fleet.publish("1.1", sick=True)
+    sick = fleet.run("rollout", version="1.1")
+    assert sick.status != 0
+    assert fleet.versions == ["1.0", "1.0", "1.0"]
+    assert "1.1  switch     host1 ✗ health: sh -c test ! -e sick exited with 1 for 1 s: back on 1.0 in " in sick.story
+    assert "; host2 and host3 never left 1.0" in sick.story
+    assert outcomes(sick) == ["rolled_back", "waiting", "waiting"]
+    assert not sick.stats["complete"]
+
+    fleet.publish("1.2")
+    fleet.app["ramp"] = ["100%"]
+    ok(fleet.run("rollout", version="1.2"))
+    assert fleet.versions == ["1.2", "1.2", "1.2"]
+
+    back = ok(fleet.run("rollback"))
+    assert fleet.versions == ["1.0", "1.0", "1.0"]
+    assert "1.0  switched   host1 host2 host3 ✓" in back.story
+    twice = ok(fleet.run("rollback"))
+    assert twice.total_changed == 0
+    assert fleet.versions == ["1.0", "1.0", "1.0"]
+
+    table = ok(fleet.run("status")).story.splitlines()
+    assert table[0].split() == ["host", "current", "since", "previous", "staged", "state"]
+    assert [line.split()[:2] for line in table[1:4]] == [[host, "1.0"] for host in HOSTS]
+
+
+def test_check_mode_touches_nothing_and_predicts_what_comes(fleet: Fleet) -> None:
+    make_archive(fleet.folder / "shop.tar.gz", "1.0")
+    watched = [fleet.published, *(fleet.root(host) for host in HOSTS)]
+
+    def torrents() -> list[int]:
+        return [len(agent.client.torrents()) for agent in (fleet.publisher, *fleet.hosts.values())]
+
+    def tried_and_done(playbook: str, **extra: str) -> None:
+        before, known = digest(*watched), torrents()
+        check = ok(fleet.run(playbook, "--check", "--diff", **extra))
+        assert digest(*watched) == before
+        assert torrents() == known
+        real = ok(fleet.run(playbook, "--diff", **extra))
+        assert check.changed == real.changed
+        assert real.total_changed > 0
+        again = ok(fleet.run(playbook, "--check", **extra))
+        assert again.total_changed == 0
+
+    tried_and_done("publish", version="1.0", archive="shop.tar.gz")
+    tried_and_done("rollout", version="1.0")
+    make_archive(fleet.folder / "shop.tar.gz", "1.1")
+    ok(fleet.run("publish", version="1.1", archive="shop.tar.gz"))
+    tried_and_done("rollout", version="1.1")
+    tried_and_done("rollback")
+
+
+def closed_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+def test_an_unreachable_host_counts_as_missing_until_the_quorum_allows_it(fleet: Fleet) -> None:
+    fleet.publish("1.0")
+    gone = {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": closed_port()}
+    fleet.host_variables["host2"] = dict(gone)
+
+    ended = fleet.run("rollout", version="1.0")
+    assert ended.status != 0
+    assert fleet.versions == [None, None, None]
+    assert "1.0  prefetch   2/3 hosts" in ended.story
+    assert "1.0  prefetch   host2 ✗ unreachable: " in ended.story
+    assert "2 of 3 hosts are ready, 100 % are needed: nothing is switched" in ended.story
+
+    fleet.app["quorum"] = 60
+    most = fleet.run("rollout", version="1.0")
+    assert most.status != 0, "the whole fleet is not there"
+    assert fleet.versions == ["1.0", None, "1.0"]
+    assert outcomes(most) == ["switched", "waiting", "switched"]
+
+    fleet.host_variables.clear()
+    rest = ok(fleet.run("rollout", version="1.0"))
+    assert fleet.versions == ["1.0", "1.0", "1.0"]
+    assert outcomes(rest) == ["unchanged", "switched", "unchanged"]
+
+
+def test_limit_holds_and_may_exclude_the_publisher(fleet: Fleet) -> None:
+    fleet.publish("1.0")
+    limited = ok(fleet.run("rollout", "--limit", "host2", version="1.0"))
+    assert fleet.versions == [None, "1.0", None]
+    assert list(limited.stats["hosts"]) == ["host2"]
+    outside = fleet.run("rollout", "--limit", "pub", version="1.0")
+    assert outside.status != 0
+    assert "shoal_apps.shop.hosts: --limit leaves none of its 3 hosts" in outside.out
+    unpublishable = fleet.run("publish", "--limit", "host1", version="1.1", archive="shop-1.0.tar.gz")
+    assert unpublishable.status != 0
+    assert "shoal_publishers: pub is outside of --limit" in unpublishable.out
+
+
+def test_a_host_that_serves_is_never_left_drained(fleet: Fleet) -> None:
+    fleet.deploy("1.0")
+    fleet.publish("1.1")
+    log = fleet.folder / "balancer.log"
+    for name in ("drain", "undrain"):
+        (fleet.folder / f"{name}.yml").write_text(
+            f"- ansible.builtin.shell: >-\n    echo {name} {{{{ inventory_hostname }}}}\n"
+            f"    $(cat {{{{ shop_root }}}}/current/version) >> {log}\n"
+            f"- ansible.builtin.fail:\n    msg: the balancer says no\n  when: {name}_fails | default(false)\n"
+        )
+    fleet.app.update(drain="drain.yml", undrain="undrain.yml", ramp=[1, 2, "100%"])
+    # the second host is not healthy with the new version, and the balancer does not let the third one go
+    fleet.app["health"] = {"command": ["sh", "-c", "{{ shop_check | default('true') }}"], "timeout": 1, "interval": 0.2}
+    fleet.host_variables["host2"] = {"shop_check": "grep -q 1.0 version"}
+    fleet.host_variables["host3"] = {"drain_fails": True}
+
+    run = fleet.run("rollout", version="1.1")
+    assert run.status != 0
+    assert fleet.versions == ["1.1", "1.0", "1.0"]
+    assert log.read_text().splitlines() == [
+        "drain host1 1.0",
+        "undrain host1 1.1",
+        "drain host2 1.0",
+        "undrain host2 1.0",
+    ]
+
+    log.unlink()
+    fleet.host_variables["host2"] = {}
+    run = fleet.run("rollout", version="1.1")
+    assert run.status != 0
+    assert fleet.versions == ["1.1", "1.1", "1.0"]
+    assert "1.1  switch     host3 ✗ draining failed: the balancer says no: still on 1.0" in run.story
+    assert log.read_text().splitlines() == [
+        "drain host2 1.0",
+        "undrain host2 1.1",
+        "drain host3 1.0",
+        "undrain host3 1.0",
+    ], "a host that is where it is to go stays in service"
+
+    log.unlink()
+    fleet.host_variables["host3"] = {}
+    ok(fleet.run("rollout", version="1.1"))
+    assert fleet.versions == ["1.1", "1.1", "1.1"]
+
+
+@pytest.mark.parametrize(
+    ("on_failure", "versions", "ends"),
+    [
+        ("stop", ["1.1", "1.1", "1.0"], ["switched", "switched", "rolled_back"]),
+        ("rollback_batch", ["1.1", "1.0", "1.0"], ["switched", "taken_back", "rolled_back"]),
+        ("rollback_all", ["1.0", "1.0", "1.0"], ["taken_back", "taken_back", "rolled_back"]),
+    ],
+)
+def test_what_happens_on_failure(fleet: Fleet, on_failure: str, versions: list[str], ends: list[str]) -> None:
+    fleet.deploy("1.0")
+    fleet.publish("1.1")
+    fleet.app.update(on_failure=on_failure, ramp=[1, "100%"])
+    fleet.app["health"] = {"command": ["sh", "-c", "{{ shop_check | default('true') }}"], "timeout": 1, "interval": 0.2}
+    fleet.host_variables["host3"] = {"shop_check": "grep -q 1.0 version"}
+    run = fleet.run("rollout", version="1.1")
+    assert run.status != 0
+    assert fleet.versions == versions
+    assert outcomes(run) == ends
+    assert "1.1  switch     host2 ✓; host3 ✗ health: " in run.story
+
+
+def test_a_large_fleet_switches_as_jobs(fleet: Fleet) -> None:
+    """With fewer forks than hosts, staging and switching run beside each other on the hosts, not in the forks."""
+    fleet.deploy("1.0")
+    fleet.publish("1.1")
+    fleet.app["ramp"] = ["100%"]
+    fleet.app["health"] = {"command": ["sh", "-c", "{{ shop_check | default('true') }}"], "timeout": 1, "interval": 0.2}
+    fleet.host_variables["host2"] = {"shop_check": "grep -q 1.0 version"}
+    run = fleet.run("rollout", "--forks", "1", version="1.1")
+    assert run.status != 0
+    assert "TASK [Wait until it is switched]" in run.out
+    assert outcomes(run) == ["switched", "rolled_back", "switched"]
+    assert fleet.versions == ["1.1", "1.0", "1.1"]
+    assert run.changed == {"host1": 3, "host2": 3, "host3": 3, "pub": 0}
+
+
+def test_a_switch_goes_on_when_the_playbook_is_interrupted(
+    fleet: Fleet, wait_until: Callable[..., object], tmp_path: Path
+) -> None:
+    fleet.deploy("1.0")
+    fleet.publish("1.1")
+    begun, go = tmp_path / "begun", tmp_path / "go"
+    wait = f"touch {begun}; while [ ! -e {go} ]; do sleep 0.05; done"
+    fleet.app.update(ramp=["100%"], restart=["sh", "-c", wait])
+    with fleet.start("rollout", app="shop", version="1.1") as process:
+        wait_until(begun.exists, 120, "the switch began")
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+    assert process.returncode != 0
+    go.touch()
+    for host in HOSTS:
+        wait_until(lambda host=host: fleet.version(host) in ("1.0", "1.1"), 30, f"{host} serves one version")
+    rest = ok(fleet.run("rollout", version="1.1"))
+    assert fleet.versions == ["1.1", "1.1", "1.1"]
+    assert rest.stats["complete"]
+
+
+def test_an_archive_comes_from_where_the_user_stands_the_publisher_or_a_url(
+    fleet: Fleet, site: Callable[[Path], str], tmp_path: Path
+) -> None:
+    here = tmp_path / "project" / "build"
+    here.mkdir(parents=True)
+    make_archive(here / "shop-1.0.tar.gz", "1.0")
+    with fleet.start("publish", cwd=here.parent, app="shop", version="1.0", archive="build/shop-1.0.tar.gz") as process:
+        out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, out + err
+    assert "1.0  published  shop-1.0.tar.gz" in err
+
+    there = make_archive(tmp_path / "shop-1.1.tar.gz", "1.1")
+    ok(fleet.run("publish", version="1.1", archive=str(there), archive_remote_src=True))
+    assert there.exists(), "it was copied, not moved"
+
+    url = site(tmp_path) + "/shop-1.1.tar.gz"
+    ok(fleet.run("publish", version="1.2", archive=url))
+    same = ok(fleet.run("publish", version="1.2", archive=url))
+    assert same.total_changed == 0
+    assert sorted(path.name for path in fleet.published.iterdir()) == ["shop"], "nothing is left behind"
+    assert sorted(path.name for path in (fleet.published / "shop").iterdir()) == ["1.0", "1.1", "1.2"]
+
+
+def test_what_is_published_never_changes(fleet: Fleet) -> None:
+    fleet.publish("1.0")
+    published = digest(fleet.published)
+    make_archive(fleet.folder / "other.tar.gz", "other bytes")
+    other = fleet.run("publish", version="1.0", archive="other.tar.gz")
+    assert other.status != 0
+    assert "with other bytes" in other.out
+    assert digest(fleet.published) == published
+
+    hostile = make_archive(fleet.folder / "hostile.tar.gz", "1.1", **{"../../etc/cron_d/evil": "* * * * * root rm"})
+    refused = fleet.run("publish", version="1.1", archive=str(hostile))
+    assert refused.status != 0
+    assert "../../etc/cron.d/evil" in refused.out
+    assert digest(fleet.published) == published
+
+    missing = fleet.run("rollout", version="1.1")
+    assert missing.status != 0
+    assert "shop 1.1 is not published" in missing.out
+    assert fleet.versions == [None, None, None]
+
+    archive = fleet.published / "shop" / "1.0" / "shop-1.0.tar.gz.torrent"
+    archive.write_bytes(archive.read_bytes().replace(b"shop-1.0.tar.gz", b"shop-1.1.tar.gz"))
+    swapped = fleet.run("rollout", version="1.0")
+    assert swapped.status != 0
+    assert "somebody changed what is published" in swapped.out
+
+
+def test_wrong_variables_and_an_empty_inventory_end_before_anything_happens(fleet: Fleet) -> None:
+    before = digest(fleet.folder)
+    wrong = fleet.run("rollout", version=1.10)
+    assert wrong.status != 0
+    assert "shoal_version: is the number 1.1, not a text" in wrong.out
+    fleet.app["root"] = "{{ nowhere }}"
+    undefined = fleet.run("rollout", version="1.0")
+    assert undefined.status != 0
+    assert "shoal_apps.shop.root of host1 has no value: 'nowhere' is undefined" in undefined.out
+    nobody = fleet.run("rollout", "-i", "localhost,", version="1.0", publishers="nobody")
+    assert nobody.status != 0
+    (fleet.folder / "inventory.yml").unlink()
+    (fleet.folder / "ansible").is_dir() and (fleet.folder / "ansible").rmdir()
+    assert digest(fleet.folder) == before

@@ -54,11 +54,11 @@ def test_what_a_hook_prints_is_passed_over():
 
 
 def test_a_failure_says_what_was_found_and_what_to_do():
-    error = {"code": "locked", "message": "shop is being activated by bob.", "hint": "wait for it"}
+    error = {"code": "locked", "message": "the lock is held by bob.", "hint": "wait for it"}
     shoal = FakeShoal(result(ok=False, changed=False, error=error), rc=1)
     with pytest.raises(ShoalCliError) as caught:
         run_release(shoal, "shoal", "activate", {})
-    assert str(caught.value) == "shop is being activated by bob. wait for it."
+    assert str(caught.value) == "The lock is held by bob. Wait for it."
     assert caught.value.result["error"]["code"] == "locked"
 
 

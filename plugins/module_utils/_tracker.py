@@ -40,6 +40,7 @@ _UDP_EVENTS = {"": 0, "completed": 1, "started": 2, "stopped": 3}
 _UDP_FIRST_WAIT = 1.0
 
 _WITHDRAWAL_TIME = 3
+_WITHDRAWALS = 3
 _COUNT_TIME = 2
 _COUNT_PAUSE = 0.02
 
@@ -111,25 +112,29 @@ def prove(tracker, who: Identity) -> Announce:
     Raises TrackerError at the first step that does not hold, RefusedError where the tracker says no.
     """
     info_hash = bytes(bytearray(random.SystemRandom().getrandbits(8) for _byte in range(20)))
-    answer = _visit(tracker, info_hash, who, 1)
-    if tracker.can_scrape:
-        _await_count(tracker, info_hash, 0, "withdrawn")
+    answer, counted, gone = _visit(tracker, info_hash, who, 1)
+    if not counted:
+        raise TrackerError("it answers announces, but a scrape does not count who announced")
+    if not gone:
+        raise TrackerError("it answers announces, but a scrape still counts who withdrew")
     return answer
 
 
 def sample_peers(tracker, info_hash: bytes, who: Identity, count: int) -> Announce:
     """At most ``count`` peers of a swarm, as an announce tells them; we are withdrawn from it afterwards."""
-    answer = _visit(tracker, info_hash, who, count + 1)
+    answer, _counted, _gone = _visit(tracker, info_hash, who, count + 1)
     # Ourselves left out: trackers name a peer that is alone. Known by its port, since a NAT may hide our address.
     others = [peer for peer in answer.peers if peer[1] != who.port]
     return answer._replace(peers=tuple(others[:count]))
 
 
-def _visit(tracker, info_hash: bytes, who: Identity, numwant: int) -> Announce:
+def _visit(tracker, info_hash: bytes, who: Identity, numwant: int):
+    """Join a swarm and leave it: the answer, and whether we were seen to be counted and to be gone."""
+    before = _count(tracker, info_hash)
     try:
         answer = tracker.announce(info_hash, who, "started", numwant)
-        if tracker.can_scrape:
-            _await_count(tracker, info_hash, 1, "announced")
+        # Chihaya answers first and counts then, each announce on its own: a withdrawal could come before.
+        counted = _await_count(tracker, info_hash, lambda now: now > before)
     except RefusedError:
         raise
     except TrackerError:
@@ -138,22 +143,31 @@ def _visit(tracker, info_hash: bytes, who: Identity, numwant: int) -> Announce:
         with contextlib.suppress(TrackerError):  # the first error says more
             tracker.announce(info_hash, who, "stopped")
         raise
-    tracker.announce(info_hash, who, "stopped")
-    return answer
+    gone = False
+    for _time in range(_WITHDRAWALS):
+        tracker.announce(info_hash, who, "stopped")
+        gone = _await_count(tracker, info_hash, lambda now: now <= before)
+        if gone:
+            break
+    return answer, counted, gone
 
 
-def _await_count(tracker, info_hash: bytes, least: int, done: str) -> None:
-    """Wait until a scrape counts a peer (``least`` 1) or, for a swarm of our own, none."""
-    # Chihaya answers first and counts then.
+def _count(tracker, info_hash: bytes) -> int:
+    """Peers of a swarm as a scrape counts them."""
+    if not tracker.can_scrape:
+        return 0
+    swarm = tracker.scrape([info_hash]).get(info_hash, Swarm(0, 0, None))
+    return swarm.seeders + swarm.leechers
+
+
+def _await_count(tracker, info_hash: bytes, wanted) -> bool:
+    """Whether the count becomes what is wanted, soon. Other peers come and go, so it may not in a swarm of others."""
     end = time.monotonic() + _COUNT_TIME
-    while True:
-        swarm = tracker.scrape([info_hash]).get(info_hash, Swarm(0, 0, None))
-        found = swarm.seeders + swarm.leechers
-        if found >= 1 if least else found == 0:
-            return
+    while tracker.can_scrape and not wanted(_count(tracker, info_hash)):
         if time.monotonic() > end:
-            raise TrackerError("a peer that was %s is %s" % (done, "not counted" if least else "counted still"))
+            return False
         time.sleep(_COUNT_PAUSE)
+    return True
 
 
 class _Deadline:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import socket
-import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from ansible.module_utils.testing import patch_module_args
+from chihaya_helpers import chihaya, free_port
 from tracker_helpers import announce_query, talk, tracker_process
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -36,7 +34,8 @@ def tracker_info(
     from ansible_collections.shoal.deploy.plugins.modules import tracker_info as module
 
     def call(url: str, **params: Any) -> dict[str, Any]:
-        with patch_module_args({"url": url, **params}), pytest.raises(SystemExit):
+        # Time enough for a busy machine.
+        with patch_module_args({"url": url, "timeout": 60, **params}), pytest.raises(SystemExit):
             module.main()
         result: dict[str, Any] = json.loads(capsys.readouterr().out)
         assert result["changed"] is False, result
@@ -46,62 +45,26 @@ def tracker_info(
     return call
 
 
-def free_port() -> int:
-    """A port that nobody has, over TCP and UDP, at this moment."""
-    while True:
-        with closing(socket.socket()) as tcp, closing(socket.socket(type=socket.SOCK_DGRAM)) as udp:
-            tcp.bind(("127.0.0.1", 0))
-            port: int = tcp.getsockname()[1]
-            try:
-                udp.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-
-
-def listens(port: int) -> bool:
-    with closing(socket.socket()) as sock:
-        return sock.connect_ex(("127.0.0.1", port)) == 0
-
-
-@contextmanager
-def chihaya(folder: Path, **changes: Any) -> Iterator[tuple[int, Path]]:
-    """The real chihaya v2.0.0-rc.2 on loopback; yields its port, HTTP and UDP, and its log."""
-    built = subprocess.run([REPOSITORY / "tests/chihaya.sh"], check=True, stdout=subprocess.PIPE, text=True)
-    port = free_port()
-    config = {
-        "announce_interval": "60s",
-        "prometheus_addr": f"127.0.0.1:{free_port()}",
-        "max_numwant": 200,
-        "default_numwant": 50,
-        "max_scrape_infohashes": 50,
-        "http": {"addr": f":{port}", "read_timeout": "5s", "write_timeout": "5s"},
-        "udp": {"addr": f":{port}", "max_clock_skew": "10s"},
-        "storage": {"name": "memory", "config": {"gc_interval": "1m", "peer_lifetime": "3m", "shard_count": 16}},
-        **changes,
-    }
-    (folder / "chihaya.yaml").write_text(yaml.safe_dump({"chihaya": config}))
-    command = [built.stdout.strip(), "--config", folder / "chihaya.yaml"]
-    log = folder / "chihaya.log"
-    with (
-        log.open("w") as output,
-        subprocess.Popen(command, stdout=output, stderr=output) as process,
-    ):
-        try:
-            deadline = time.monotonic() + 20
-            while not listens(port):
-                assert process.poll() is None, log.read_text()
-                assert time.monotonic() < deadline, log.read_text()
-                time.sleep(0.02)
-            yield port, log
-        finally:
-            process.terminate()
-
-
 def announce(url: str, peer_id: bytes, port: int, left: int, info_hash: str = HASH) -> None:
-    """Be a peer. The answer is not looked at: chihaya's keys come in any order, which a strict decoder refuses."""
+    """Be a peer. The answer is not decoded: chihaya's keys come in any order, which a strict decoder refuses."""
     query = announce_query(bytes.fromhex(info_hash), peer_id, port=port, left=left, uploaded=0, downloaded=0)
     assert b"interval" in talk(url, f"GET /announce?{query} HTTP/1.1\r\nHost: tracker\r\n\r\n".encode())
+
+
+@pytest.fixture
+def await_count(
+    tracker_info: Callable[..., dict[str, Any]], wait_until: Callable[..., Any]
+) -> Callable[[str, int, int, str, float], None]:
+    """Wait for so many seeders and leechers: chihaya answers an announce first, and counts then."""
+
+    def wait(url: str, seeders: int, leechers: int, info_hash: str = HASH, timeout: float = 30) -> None:
+        def counted() -> bool:
+            [swarm] = tracker_info(url, info_hashes=[info_hash], probe=False)["torrents"]
+            return (swarm["seeders"], swarm["leechers"]) == (seeders, leechers)
+
+        wait_until(counted, timeout, f"{seeders} seeders and {leechers} leechers at {url}")
+
+    return wait
 
 
 def has_ipv6() -> bool:
@@ -119,8 +82,8 @@ ADDRESSES = [
 
 @pytest.mark.parametrize("url", ADDRESSES)
 def test_chihaya_is_proven_healthy(tmp_path: Path, tracker_info: Callable[..., dict[str, Any]], url: str) -> None:
-    with chihaya(tmp_path) as (port, _log):
-        told = tracker_info(url.format(port))
+    with chihaya(tmp_path) as tracker:
+        told = tracker_info(url.format(tracker.port))
     assert told["error"] is None
     assert told["healthy"] is True
     assert told["interval"] == 60
@@ -129,25 +92,27 @@ def test_chihaya_is_proven_healthy(tmp_path: Path, tracker_info: Callable[..., d
 
 @pytest.mark.parametrize("url", ADDRESSES[:2])
 def test_a_swarm_is_counted_and_sampled_without_ourselves(
-    tmp_path: Path, tracker_info: Callable[..., dict[str, Any]], url: str
+    tmp_path: Path, tracker_info: Callable[..., dict[str, Any]], await_count: Callable[..., None], url: str
 ) -> None:
-    with chihaya(tmp_path) as (port, _log):
-        http = f"http://127.0.0.1:{port}/announce"
-        announce(http, SEEDER, 6001, 0)
-        announce(http, LEECHER, 6002, 1)
+    with chihaya(tmp_path) as tracker:
+        announce(tracker.url, SEEDER, 6001, 0)
+        announce(tracker.url, LEECHER, 6002, 1)
+        await_count(tracker.url, 1, 1)
         for _twice in range(2):
-            [torrent] = tracker_info(url.format(port), info_hashes=[HASH.upper()], peers=5)["torrents"]
+            [torrent] = tracker_info(url.format(tracker.port), info_hashes=[HASH.upper()], peers=5)["torrents"]
             assert torrent.pop("downloads") in (None, 0)
             assert sorted(peer["port"] for peer in torrent.pop("peers")) == [6001, 6002]
             assert torrent == {"info_hash": HASH, "known": True, "seeders": 1, "leechers": 1}
 
 
-def test_more_info_hashes_than_one_scrape_takes(tmp_path: Path, tracker_info: Callable[..., dict[str, Any]]) -> None:
+def test_more_info_hashes_than_one_scrape_takes(
+    tmp_path: Path, tracker_info: Callable[..., dict[str, Any]], await_count: Callable[..., None]
+) -> None:
     hashes = [f"{number:040x}" for number in range(60)]
-    with chihaya(tmp_path, max_scrape_infohashes=10) as (port, _log):
-        http = f"http://127.0.0.1:{port}/announce"
-        announce(http, SEEDER, 6001, 0, hashes[24])
-        torrents = tracker_info(http, info_hashes=hashes, probe=False)["torrents"]
+    with chihaya(tmp_path, max_scrape_infohashes=10) as tracker:
+        announce(tracker.url, SEEDER, 6001, 0, hashes[24])
+        await_count(tracker.url, 1, 0, hashes[24])
+        torrents = tracker_info(tracker.url, info_hashes=hashes, probe=False)["torrents"]
     assert [torrent["info_hash"] for torrent in torrents] == hashes
     assert [torrent["seeders"] for torrent in torrents] == [int(number == 24) for number in range(60)]
 
@@ -157,9 +122,9 @@ def test_a_refusal_is_told_in_the_trackers_own_words(
     tmp_path: Path, tracker_info: Callable[..., dict[str, Any]], url: str
 ) -> None:
     approval = {"name": "client approval", "config": {"whitelist": ["TR4040"]}}
-    with chihaya(tmp_path, prehooks=[approval]) as (port, _log):
-        refused = tracker_info(url.format(port))
-        admitted = tracker_info(url.format(port), client="-TR4040-")
+    with chihaya(tmp_path, prehooks=[approval]) as tracker:
+        refused = tracker_info(url.format(tracker.port))
+        admitted = tracker_info(url.format(tracker.port), client="-TR4040-")
     assert (refused["healthy"], refused["refusal"]) == (False, "unapproved client")
     assert admitted["healthy"] is True
 
@@ -178,3 +143,46 @@ def test_our_own_tracker(tracker_info: Callable[..., dict[str, Any]]) -> None:
     assert (told["error"], told["healthy"], told["interval"], told["min_interval"]) == (None, True, 60, 30)
     assert [peer["port"] for peer in told["torrents"][0]["peers"]] == [6001]
     assert (told["torrents"][0]["seeders"], told["torrents"][0]["leechers"]) == (1, 0)
+
+
+# Agents, which know nothing of each other but the tracker
+
+
+def test_a_fleet_meets_at_chihaya_and_outlives_its_publisher(
+    tmp_path, await_count, agent_factory, make_payload, make_torrent
+):
+    payload = make_payload("shop-1.0.tar", 2_000_000)
+    with chihaya(tmp_path) as tracker:
+        torrent = make_torrent(payload, trackers=[[tracker.url]])
+        publisher = agent_factory("publisher")
+        info_hash = publisher.seed(payload, torrent)["info_hash"]
+        hosts = [agent_factory(f"host{number}") for number in range(1, 5)]
+        for host in hosts:
+            host.client.add(torrent=torrent.read_bytes())
+        for host in hosts:
+            host.await_end(info_hash)
+        await_count(tracker.url, 5, 0, info_hash)
+        publisher.stop()
+        await_count(tracker.url, 4, 0, info_hash)
+        late = agent_factory("late")
+        assert late.fetch(torrent)["from_peers"].keys() <= {"host1", "host2", "host3", "host4"}
+
+
+def test_chihaya_killed_mid_transfer_is_not_missed_and_found_again(
+    tmp_path, await_count, agent_factory, make_payload, make_torrent, wait_until
+):
+    interval = 15  # seconds; agents do not announce more often
+    payload = make_payload("shop-1.0.tar", 3_000_000)
+    with chihaya(tmp_path, announce_interval=f"{interval}s") as tracker:
+        torrent = make_torrent(payload, trackers=[[tracker.url]])
+        publisher, host = agent_factory("publisher", limits={"upload": "1MB"}), agent_factory("host")
+        info_hash = publisher.seed(payload, torrent)["info_hash"]
+        host.client.add(torrent=torrent.read_bytes())
+        wait_until(lambda: host.client.torrent(info_hash)["done"] > 300_000, 30, "the transfer begins")
+        tracker.kill()
+        assert host.client.torrent(info_hash)["state"] != "complete"
+        host.await_end(info_hash)
+
+        tracker.start()  # its memory is lost
+        await_count(tracker.url, 0, 0, info_hash)
+        await_count(tracker.url, 2, 0, info_hash, 2 * interval)

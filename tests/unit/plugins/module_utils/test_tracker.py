@@ -284,30 +284,41 @@ class TestUdp:
             )
 
 
+def scraped(leechers):
+    return b"d5:filesd20:%sd8:completei0e10:incompletei%deeee" % (HASH, leechers)
+
+
+TOLD = b"d8:intervali60ee"
+NOBODY = b"d5:filesdee"
+
+
 class TestProbe:
     def test_withdraws_when_the_tracker_breaks_down_in_between(self):
-        with http_tracker(b"d8:intervali60ee", b"nonsense", b"d8:intervali60ee") as (url, requests):
-            assert re.search(
-                r"no tracker's answer", failure(trackers.TrackerError, lambda: trackers.prove(ask(url), WHO))
-            )
-        assert "event=started" in requests[0]
-        assert "event=stopped" in requests[2]
+        with http_tracker(NOBODY, TOLD, b"nonsense", TOLD) as (url, requests):
+            assert "no tracker's answer" in failure(trackers.TrackerError, lambda: trackers.prove(ask(url), WHO))
+        assert "event=started" in requests[1]
+        assert "event=stopped" in requests[3]
 
     def test_a_tracker_that_forgets_what_it_was_told_is_not_healthy(self):
-        nobody = b"d5:filesdee"
-        with http_tracker(b"d8:intervali60ee", *([nobody] * 1000)) as (url, _requests):
-            assert re.search(
-                r"announced is not counted", failure(trackers.TrackerError, lambda: trackers.prove(ask(url), WHO))
-            )
+        with http_tracker(*([NOBODY] * 1000)) as (url, _requests):
+            tracker = ask(url)
+            tracker.announce = lambda *_args: trackers.Announce(60, None, None, None, (), None)
+            assert "does not count" in failure(trackers.TrackerError, lambda: trackers.prove(tracker, WHO))
+
+    def test_a_withdrawal_that_overtook_the_announce_is_told_again(self):
+        bodies = [scraped(1), TOLD, scraped(2), TOLD, *([scraped(2)] * 100)]
+        with http_tracker(*bodies) as (url, requests):
+            trackers.sample_peers(ask(url), HASH, WHO, 5)
+        assert len([request for request in requests if "event=stopped" in request]) > 1
 
     def test_sample_leaves_ourselves_out_and_withdraws(self):
         ours = bytes(bytearray([10, 0, 0, 9])) + struct.pack(">H", WHO.port)
         peers = bytes(bytearray([10, 0, 0, 1, 0x1A, 0xE1])) + ours
-        counted = b"d5:filesd20:%sd8:completei0e10:incompletei2eeee" % HASH
-        with http_tracker(b"d8:intervali60e5:peers12:%se" % peers, counted, b"d8:intervali60ee") as (url, requests):
+        bodies = [scraped(1), b"d8:intervali60e5:peers12:%se" % peers, scraped(2), TOLD, scraped(1)]
+        with http_tracker(*bodies) as (url, requests):
             assert trackers.sample_peers(ask(url), HASH, WHO, 5).peers == (("10.0.0.1", 6881),)
-        assert "numwant=6&" in requests[0]
-        assert "event=stopped" in requests[2]
+        assert "numwant=6&" in requests[1]
+        assert "event=stopped" in requests[3]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 # Everything a contributor runs. `make help` lists it.
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint types imports package sanity units integration ansible-lint build bench-idle clean
+.PHONY: help venv demo test lint types imports package sanity units integration ansible-lint build clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -45,6 +45,8 @@ integration: venv ## the modules against real daemons, in the four-step rhythm
 	tests/ansible-test integration
 
 ansible-lint: venv ## ansible-lint, production profile
+	mkdir -p $(COLLECTIONS)/ansible_collections/shoal
+	ln -sfn $(CURDIR) $(COLLECTIONS)/ansible_collections/shoal/deploy
 	ANSIBLE_COLLECTIONS_PATH=$(COLLECTIONS) PATH=$(CURDIR)/$(BIN):$$PATH ansible-lint --offline --profile production
 
 build: venv ## the collection's tarball, from what is committed

@@ -146,7 +146,7 @@ class Api:
         changed = known is None or _lacks(known, await asyncio.to_thread(_with_its_own, wanted))
         if query.dry_run:
             return _json({"changed": changed, "torrent": known})
-        status, _ = await asyncio.to_thread(self.engine.add, wanted)
+        status, _new = await asyncio.to_thread(self.engine.add, wanted)
         return _json({"changed": changed, "torrent": status})
 
     async def get_torrent(self, request: web.Request) -> web.Response:

@@ -143,7 +143,7 @@ class _UniqueKeyLoader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
-        for key_node, _ in node.value:
+        for key_node, _value in node.value:
             if key_node.tag == "tag:yaml.org,2002:merge":
                 continue
             key = self.construct_object(key_node, deep=True)
@@ -237,7 +237,7 @@ def _parse_path(value: object) -> Path:
 def _parse_listen(value: object) -> ListenAddress:
     if not isinstance(value, str):
         raise ValueError(f"found {_found(value)}, expected ADDRESS:PORT in quotes")
-    host, _ = parse_endpoint(value)
+    host, _port = parse_endpoint(value)
     parse_ip(host)
     return ListenAddress(value)
 
@@ -310,7 +310,7 @@ _WORDS = {"bool": "true or false", "float": "a number", "int": "a whole number",
 
 def _explain(error: msgspec.ValidationError, value: object, wanted: object) -> str:
     """``[1]: found …, expected …``, from what a parser above said or from msgspec's ``Expected `int`, got `str```."""
-    text, _, where = str(error).partition(" - at `$")
+    text, _at, where = str(error).partition(" - at `$")
     if error.__cause__ is None:
         if get_origin(wanted) is Literal:
             expected = "one of " + ", ".join(map(str, get_args(wanted)))

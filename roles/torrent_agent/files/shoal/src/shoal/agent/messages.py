@@ -170,7 +170,7 @@ async def _resolve_peers(peers: tuple[str, ...]) -> tuple[Endpoint, ...]:
             raise BadRequestError(f"peers: {error}") from None
         except OSError as error:
             raise BadRequestError(f"peers: cannot resolve {peer!r}: {error.strerror or error}") from None
-        return [(str(address[0]), port) for *_, address in found]
+        return [(str(address[0]), port) for *_kind, address in found]
 
     resolved = await asyncio.gather(*map(resolve, peers))
     return tuple(dict.fromkeys(endpoint for endpoints in resolved for endpoint in endpoints))

@@ -159,7 +159,7 @@ def _take(entry: Entry, writer: _Writer | None, budget: _Budget) -> None:
     blocks = _blocks(entry.member, budget)
     if writer is not None:
         writer.write(entry, blocks)
-    for _ in blocks:  # what nobody wanted is read all the same: it may be damaged or lie about its size
+    for _block in blocks:  # what nobody wanted is read all the same: it may be damaged or lie about its size
         pass
 
 

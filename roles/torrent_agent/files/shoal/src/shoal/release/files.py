@@ -78,7 +78,7 @@ def remove_tree(path: Path) -> None:
     if os.geteuid() != 0:
         # Root needs no permission; and were it to change modes here, the owner of the tree could put a link there.
         path.chmod(0o700)
-        for folder, names, _ in os.walk(path):
+        for folder, names, _files in os.walk(path):
             for name in names:
                 below = Path(folder, name)
                 if not below.is_symlink():

@@ -290,7 +290,7 @@ def _get(url: str, limit: float) -> tuple[int, http.client.HTTPMessage, str]:
 def _address(check: HealthCheck) -> tuple[str, int]:
     if check.url is not None:
         return _split(check.url)
-    host, _, port = (check.tcp or "").rpartition(":")
+    host, _colon, port = (check.tcp or "").rpartition(":")
     return host.strip("[]"), int(port)
 
 

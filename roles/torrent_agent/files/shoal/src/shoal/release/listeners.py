@@ -40,7 +40,7 @@ def is_local(host: str) -> bool:
         candidates = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)
     except OSError:
         return False
-    for family, kind, protocol, _, address in candidates:
+    for family, kind, protocol, _name, address in candidates:
         with suppress(OSError), socket.socket(family, kind, protocol) as probe:
             probe.bind(address)
             return True
@@ -69,7 +69,7 @@ def _inodes(addresses: set[str], port: int) -> set[str]:
         with suppress(FileNotFoundError):  # no IPv6
             for line in Path("/proc/net", table).read_text().splitlines()[1:]:
                 words = line.split()
-                address, _, number = words[1].partition(":")
+                address, _colon, number = words[1].partition(":")
                 if words[3] == LISTEN and int(number, 16) == port and _address(address) in addresses:
                     found.add(words[9])
     return found

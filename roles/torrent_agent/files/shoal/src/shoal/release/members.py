@@ -142,7 +142,7 @@ def _strict_tarinfo(header_limit: int) -> type[tarfile.TarInfo]:
 
     class StrictTarInfo(tarfile.TarInfo):
         @classmethod
-        def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> StrictTarInfo:
+        def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> StrictTarInfo:  # pylint: disable=undefined-variable
             nonlocal seen
             seen += 1
             if seen > header_limit:

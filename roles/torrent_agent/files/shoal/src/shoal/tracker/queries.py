@@ -70,7 +70,7 @@ class _Fields:
             raise TrackerError(f"the query has {len(query)} bytes: at most {MAX_QUERY} are read")
         self._values: dict[bytes, list[bytes]] = {}
         for part in query.split(b"&"):
-            name, _, value = part.partition(b"=")
+            name, _equals, value = part.partition(b"=")
             self._values.setdefault(name, []).append(unquote_to_bytes(value))
 
     def one(self, name: str) -> bytes | None:

@@ -310,6 +310,12 @@ class Fetch:
             self.info_hash = _metainfo.read_magnet(source)["info_hash"]
             return
         if re.match("https?://", source, re.IGNORECASE):
+            if self.going_on:
+                # The agent has it by now: a fleet need not download it for each tenth
+                self.info_hash = self.following["info_hash"]
+                self.learn_metainfo(self.info_hash)
+                self.magnet = self.metainfo.magnet
+                return
             self.torrent = download(source)
             try:
                 self.metainfo = _metainfo.read_metainfo(self.torrent)
@@ -437,6 +443,7 @@ class Fetch:
             return status, None
         progress = share(status)
         return status, {
+            "info_hash": info_hash,
             "started": started,
             "until": min(1.0, (int(progress * 10) + 1) / 10),
             "at_least": 1,  # s: what moves faster than a tenth a second needs no report of each

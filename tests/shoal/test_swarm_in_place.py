@@ -48,7 +48,7 @@ def damage(path: Path, how: str) -> Path:
 
 
 SAYS = {
-    "content": "does not match the hashes",
+    "content": "does not match the torrent's hashes",
     "short": "has 150000 bytes where the torrent says 200000",
     "missing": "No such file or directory",
     "gone": "No such file or directory",

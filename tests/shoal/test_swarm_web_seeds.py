@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from swarm_helpers import content, hosts, make_payload, make_torrent
 
-from shoal.swarm import EventKind, State, WebSeedPolicy
+from shoal.swarm import AddTorrent, EventKind, State, WebSeedPolicy
 from shoal.swarm.webseeds import WebSeedTimer
 
 SIZE = 1_000_000
@@ -94,7 +94,9 @@ def test_a_stalled_torrent_turns_to_the_server(tmp_path: Path, web: WebSeed, kin
     torrent = make_torrent(payload)
     with hosts(tmp_path, "host1", web_seed=SOON) as (host1,):
         url = web.url("shop.tar" if kind == "file" else "")
-        info_hash = host1.fetch(torrent, web_seeds=(url,))
+        info_hash = host1.fetch(torrent)
+        host1.wait_until(info_hash, lambda s: s.state is State.DOWNLOADING)
+        host1.engine.extend(info_hash, AddTorrent(web_seeds=(url,)))
         status = host1.wait_complete(info_hash)
         used = host1.events.wait_for(EventKind.WEB_SEEDS_USED)
         assert (used.what, used.message) == (url, "no byte came for 0 s")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import shutil
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -21,8 +20,10 @@ import libtorrent as lt
 import msgspec
 
 from shoal.swarm import alerts, metainfo, settings
+from shoal.swarm.endpoints import resolve
 from shoal.swarm.errors import BadTorrent, ConflictingData, SwarmError, UnknownTorrent
 from shoal.swarm.metainfo import Metainfo, Parsed, PayloadFile
+from shoal.swarm.restore import restore
 from shoal.swarm.resume import Quarantined, Record, Saved, StateFolder, stamp, write_atomically
 from shoal.swarm.torrent import Torrent
 from shoal.swarm.types import (
@@ -49,10 +50,10 @@ _DELETE_TIMEOUT = 60.0
 
 
 class Engine:
-    """A libtorrent session with its torrents. All methods may be called from any thread; none from ``on_event``
-    may block.
+    """A libtorrent session with its torrents. All methods may be called from any thread.
 
-    :param on_event: called from the engine's alert thread, in order; it must return quickly
+    :param on_event: called with each event, one at a time and in order, from a thread of the engine or from one that
+        called a method of it. The engine stands still meanwhile: it must return at once.
     """
 
     def __init__(self, settings: EngineSettings, on_event: Callable[[Event], None]) -> None:
@@ -199,7 +200,7 @@ class Engine:
         :raises ConflictingData: it is known with its payload elsewhere
         """
         parsed = metainfo.load(request)
-        peers = _resolve(request.peers)
+        peers = resolve(request.peers)
         with self._lock:
             if self._session is None or self._stopping:
                 raise SwarmError("the engine is not running")
@@ -209,7 +210,12 @@ class Engine:
                 return known.status(), False
             torrent, written = self._create(request, parsed, peers)
         # Whoever is told that the torrent is added finds it again after a power cut.
-        written.result()
+        try:
+            written.result()
+        except OSError as error:
+            raise SwarmError(
+                f"torrent {torrent.info_hash} works, but cannot be kept over a restart: {error}"
+            ) from error
         with self._lock:
             return torrent.status(), True
 
@@ -252,7 +258,8 @@ class Engine:
                 ) from error
             # what libtorrent does not know of: files of an import, empty folders
             shutil.rmtree(self.store_path(info_hash), ignore_errors=True)
-        self._tell(Event(EventKind.REMOVED, info_hash))
+        with self._lock:
+            self._tell(Event(EventKind.REMOVED, info_hash))
 
     def pause(self, info_hash: str) -> None:
         """Neither fetch nor seed until `resume`; also after a restart."""
@@ -313,7 +320,7 @@ class Engine:
 
     def connect(self, info_hash: str, peers: Iterable[Endpoint]) -> None:
         """Make peers known to a torrent; names are looked up. They are kept with it."""
-        resolved = _resolve(peers)
+        resolved = resolve(peers)
         with self._lock:
             torrent = self._get(info_hash)
             self._add_peers(torrent, resolved)
@@ -321,7 +328,7 @@ class Engine:
 
     def extend(self, info_hash: str, addition: AddTorrent) -> None:
         """Give a torrent the trackers, peers and web seeds of ``addition`` that it lacks; they are kept with it."""
-        peers = _resolve(addition.peers)
+        peers = resolve(addition.peers)
         with self._lock:
             self._merge(self._get(info_hash), addition, (), peers)
 
@@ -413,7 +420,7 @@ class Engine:
         torrent = Torrent(record, parsed, root, self._settings.web_seed)
         tiers = [*parsed.trackers, *record.trackers]
         params.trackers = [url for tier in tiers for url in tier]
-        params.tracker_tiers = [number for number, tier in enumerate(tiers) for _ in tier]
+        params.tracker_tiers = [number for number, tier in enumerate(tiers) for _url in tier]
         params.save_path = str(root)
         params.upload_limit = record.upload_limit
         params.download_limit = record.download_limit
@@ -430,12 +437,12 @@ class Engine:
             params.flags |= flags.upload_mode
             assert parsed.metainfo is not None
             params.file_priorities = [4 if file.size else 0 for file in parsed.metainfo.files]
-            params.renamed_files = _renames(parsed.metainfo, Path(record.data_path))
-        else:
-            store.mkdir(parents=True, exist_ok=True)
+            params.renamed_files = parsed.metainfo.renames(Path(record.data_path))
         try:
+            if not record.data_path:
+                store.mkdir(parents=True, exist_ok=True)
             torrent.handle = self._session.add_torrent(params)
-        except RuntimeError as error:
+        except (RuntimeError, OSError) as error:
             raise SwarmError(f"torrent {record.info_hash} cannot be added: {error}") from error
         self._torrents[record.info_hash] = torrent
         self._by_handle[torrent.handle] = torrent
@@ -463,6 +470,9 @@ class Engine:
             have.update(new)
         all_seeds = dict.fromkeys([*record.web_seeds, *web_seeds, *request.web_seeds])
         record.web_seeds = list(all_seeds)[: settings.MAX_WEB_SEEDS]
+        if record.web_seeds and torrent.fetching_since is not None and torrent.web_seeds.due is None:
+            torrent.web_seeds.start(time.monotonic())
+            self._bell.ring()  # the alert thread has a deadline more
         self._add_peers(torrent, peers)
         self._write_record(torrent)
 
@@ -474,82 +484,34 @@ class Engine:
 
     def _load(self, saved: Saved | Quarantined, *, clean: bool) -> None:
         if isinstance(saved, Quarantined):
-            self._warn("", str(saved.path), f"a file of the state could not be read and was moved here: {saved.reason}")
+            self._warn("", saved)
             return
         record = saved.record
-        parsed = self._read_torrent(saved)
+        parsed, spoilt = restore(saved, self._folder, self.store_path(record.info_hash), clean=clean)
+        for file in spoilt:
+            self._warn(record.info_hash, file)
         if parsed is None:
-            self._quarantine(
-                self._folder.record_file(record.info_hash), record, "neither .torrent nor magnet is left of it"
-            )
             return
-        if record.files is not None and parsed.metainfo is not None:
-            # A complete torrent is not written to any more: if its files look as they did then, they are the same.
-            if stamp(parsed.metainfo.paths(self._payload(record, parsed.metainfo))) == record.files:
-                parsed.params.have_pieces = [True] * parsed.metainfo.pieces
-            else:
-                record.files = None  # all of it is checked
-        elif clean and saved.resume is not None:
-            self._take_resume_data(record, parsed, saved.resume)
         try:
             torrent = self._attach(record, parsed)
         except SwarmError as error:
-            self._quarantine(self._folder.record_file(record.info_hash), record, str(error))
+            _log.error("%s", error)
+            self._early.append(Event(EventKind.ERROR, record.info_hash, message=str(error)))
             return
         torrent.unclean = not clean
         self._add_peers(torrent, record.peers)
 
-    def _payload(self, record: Record, known: Metainfo) -> Path:
-        return Path(record.data_path) if record.data_path else self.store_path(record.info_hash) / known.root
-
-    def _take_resume_data(self, record: Record, parsed: Parsed, data: bytes) -> None:
-        try:
-            resumed = lt.read_resume_data(data, settings.LOAD_LIMITS)  # type: ignore[call-overload]
-            if metainfo.key(resumed.info_hashes) != record.info_hash:
-                raise RuntimeError("it is about another torrent")
-        except RuntimeError as error:
-            self._quarantine(self._folder.resume_file(record.info_hash), record, str(error))
-            return
-        # Only what cannot be had elsewhere. Nor may the parsed `ti` be assigned to `resumed`: libtorrent's threads
-        # would give a Python object back without holding the interpreter's lock, and so end the process some day.
-        parsed.params.have_pieces = resumed.have_pieces
-        parsed.params.unfinished_pieces = resumed.unfinished_pieces
-        parsed.params.peers = resumed.peers
-
-    def _read_torrent(self, saved: Saved) -> Parsed | None:
-        record = saved.record
-        if saved.torrent is not None:
-            try:
-                parsed = metainfo.load_torrent(saved.torrent)
-                if parsed.info_hash != record.info_hash and parsed.info_hash_v2 is None:
-                    raise BadTorrent(f"it is about {parsed.info_hash}")
-                return parsed
-            except BadTorrent as error:
-                self._quarantine(self._folder.torrent_file(record.info_hash), record, str(error))
-        if record.magnet is not None:
-            try:
-                return metainfo.load_magnet(record.magnet)
-            except BadTorrent:
-                pass
-        return None
-
-    def _quarantine(self, path: Path, record: Record, reason: str) -> None:
-        quarantined = self._folder.quarantine(path, reason)
-        self._warn(
-            record.info_hash,
-            str(quarantined.path),
-            f"a file of the state could not be used and was moved here: {reason}",
-        )
-
-    def _warn(self, info_hash: str, what: str, message: str) -> None:
-        _log.warning("%s: %s", what, message)
-        self._early.append(Event(EventKind.ERROR, info_hash, what=what, message=message))
+    def _warn(self, info_hash: str, spoilt: Quarantined) -> None:
+        message = f"a file of the state could not be used and was moved here: {spoilt.reason}"
+        _log.warning("%s: %s", spoilt.path, message)
+        self._early.append(Event(EventKind.ERROR, info_hash, what=str(spoilt.path), message=message))
 
     # --- the alert thread ---
 
     def _run(self) -> None:
-        for event in self._early:
-            self._tell(event)
+        with self._lock:
+            for event in self._early:
+                self._tell(event)
         while True:
             with self._lock:
                 if self._stopping:
@@ -591,6 +553,7 @@ class Engine:
             _log.warning("libtorrent dropped alerts: the account of who sent what is not exact for a while")
 
     def _tell(self, event: Event) -> None:
+        """Under the lock, from whichever thread made it happen: events come one at a time, and in order."""
         self._on_event(event)
 
     def _on_block(self, torrent: Torrent, alert: Any) -> None:
@@ -622,7 +585,7 @@ class Engine:
         if torrent.hashing:
             torrent.hashing = False
             present = stamp([path for path in torrent.file_paths() if path and path.exists()]) or []
-            torrent.rehashed += min(sum(size for size, _ in present), torrent.metainfo.size if torrent.metainfo else 0)
+            torrent.rehashed += min(sum(size for size, _t in present), torrent.metainfo.size if torrent.metainfo else 0)
         # Reconcile what is here with what we know to have fetched.
         known = record.found + record.received - record.failed - record.refetched
         difference = status.total_done - known
@@ -643,7 +606,7 @@ class Engine:
             if not torrent.record.paused:
                 torrent.handle.resume()
             return
-        torrent.error = _difference(torrent)
+        torrent.error = torrent.difference()
         torrent.handle.pause()
 
     def _on_paused(self, torrent: Torrent, _alert: Any) -> None:
@@ -838,9 +801,9 @@ class Engine:
             torrent.saving -= 1
             if done.exception():
                 self._unsaved = True
+            else:
+                self._tell(Event(EventKind.RESUME_SAVED, torrent.info_hash))
             self._worked.notify_all()
-        if not done.exception():
-            self._tell(Event(EventKind.RESUME_SAVED, torrent.info_hash))
 
     def _on_resume_data_failed(self, torrent: Torrent, alert: Any) -> None:
         _log.warning("%s: resume data cannot be saved: %s", torrent.info_hash, alert.error.message())
@@ -856,50 +819,3 @@ class Engine:
 
 def _absolute(path: Path | None) -> str | None:
     return str(path.absolute()) if path is not None else None
-
-
-def _resolve(peers: Iterable[Endpoint]) -> list[Endpoint]:
-    """Peers by address; a name stands for all of its addresses.
-
-    :raises SwarmError: a name that is not known, a port out of range
-    """
-    resolved: dict[Endpoint, None] = {}
-    for host, port in peers:
-        if not 0 < port < 65536:
-            raise SwarmError(f"peer {host}:{port}: a port is a number from 1 to 65535")
-        try:
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except OSError as error:
-            raise SwarmError(f"peer {host}:{port}: {error}") from error
-        resolved.update(dict.fromkeys((str(entry[4][0]), port) for entry in found))
-    return list(resolved)
-
-
-def _renames(metainfo_: Metainfo, payload: Path) -> dict[int, str]:
-    """How the torrent's files are called when the payload has another name than the torrent's."""
-    if payload.name == metainfo_.root:
-        return {}
-    return {
-        index: str(Path(payload.name, *file.path.parts[1:]))
-        for index, file in enumerate(metainfo_.files)
-        if not file.pad
-    }
-
-
-def _difference(torrent: Torrent) -> TorrentError:
-    """Why a payload that should be seeded in place cannot be: the first file that is not the torrent's."""
-    assert torrent.metainfo is not None
-    right = torrent.handle.file_progress()
-    for index, (path, file) in enumerate(zip(torrent.file_paths(), torrent.metainfo.files, strict=True)):
-        if path is None or not file.size or right[index] == file.size:
-            continue
-        try:
-            size = path.stat().st_size
-        except OSError as error:
-            return TorrentError(f"the payload to seed cannot be read: {error.strerror}", str(path))
-        if size != file.size:
-            return TorrentError(f"the payload to seed has {size} bytes where the torrent says {file.size}", str(path))
-        return TorrentError(
-            "the payload to seed is not the torrent's: its content does not match the hashes", str(path)
-        )
-    return TorrentError("the payload to seed is not the torrent's", str(torrent.payload or ""))

@@ -46,8 +46,8 @@ class Metainfo:
         # Payload in the pieces that are not full of it: in v2 and hybrid torrents each file begins a piece of its own.
         self._tails: dict[int, int] = {}
         ends = [(storage.file_offset(i) + f.size, i) for i, f in enumerate(self.files) if f.size and not f.pad]
-        starts = [storage.file_offset(i) for _, i in ends[1:]] + [-1]
-        for (end, _), following in zip(ends, starts, strict=True):
+        starts = [storage.file_offset(i) for _end, i in ends[1:]] + [-1]
+        for (end, _index), following in zip(ends, starts, strict=True):
             if following != end:
                 piece = (end - 1) // self.piece_length
                 self._tails[piece] = end - piece * self.piece_length
@@ -55,6 +55,16 @@ class Metainfo:
     def paths(self, payload: Path) -> list[Path | None]:
         """Where each file is when the payload (file or directory) is at ``payload``; None for pads."""
         return [None if file.pad else payload.joinpath(*file.path.parts[1:]) for file in self.files]
+
+    def renames(self, payload: Path) -> dict[int, str]:
+        """What libtorrent has to call the files, by index, where the payload has another name than the torrent's."""
+        if payload.name == self.root:
+            return {}
+        return {
+            index: str(Path(payload.name, *file.path.parts[1:]))
+            for index, file in enumerate(self.files)
+            if not file.pad
+        }
 
     def block_size(self, piece: int, block: int) -> int:
         """Payload bytes of one block: 16 KiB, but for the tail of a file or of the torrent."""

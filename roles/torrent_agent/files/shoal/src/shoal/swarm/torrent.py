@@ -136,6 +136,23 @@ class Torrent:
             return self.state if self.state in (State.CHECKING, State.DOWNLOADING) else State.CHECKING
         return state
 
+    def difference(self) -> TorrentError:
+        """Why a payload that should be seeded in place cannot be: the first file that is not the torrent's."""
+        assert self.metainfo is not None
+        right = self.handle.file_progress()
+        for index, (path, file) in enumerate(zip(self.file_paths(), self.metainfo.files, strict=True)):
+            if path is None or right[index] == file.size:
+                continue
+            try:
+                size = path.stat().st_size
+            except OSError as error:
+                return TorrentError(f"the payload to seed cannot be read: {error.strerror}", str(path))
+            if size != file.size:
+                message = f"the payload to seed has {size} bytes where the torrent says {file.size}"
+                return TorrentError(message, str(path))
+            return TorrentError("the payload to seed does not match the torrent's hashes", str(path))
+        return TorrentError("the payload to seed is not the torrent's", str(self.payload or ""))
+
     # --- where bytes come from ---
 
     def count_block(self, source: tuple[str, int], piece: int, block: int) -> None:

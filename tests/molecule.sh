@@ -1,0 +1,135 @@
+#!/bin/bash
+# End to end on real systemd hosts, which are containers: all scenarios of extensions/molecule.
+#
+#   tests/molecule.sh                 everything, from nothing
+#   tests/molecule.sh converge -s chihaya    any other call of molecule, in the same surroundings
+#
+# Needs docker, and root or the right to use it. What is missing (docker, Go, mmdebstrap) is installed with apt-get when
+# the user is root; docker is started when it does not run, and stopped at the end if so.
+# Images: the public ones of docker.io; where that is not reached, or with SHOAL_IMAGES=local, images are made of the
+# distribution's packages. The tracker's image is built from chihaya's Go module.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+root=$PWD
+cache=$root/.cache/molecule
+venv=$cache/venv
+logs=$root/build/molecule-logs
+mkdir -p "$cache" "$logs"
+started_at=$SECONDS
+say() { echo "== $((SECONDS - started_at)) s: $*"; }
+
+exec 9>"$cache/lock"
+flock 9
+
+have() { command -v "$1" >/dev/null; }
+install() {
+  if [ "$(id -u)" -ne 0 ] || ! have apt-get; then
+    echo "tests/molecule.sh needs $* and cannot install them: that takes root and apt-get" >&2
+    exit 1
+  fi
+  apt-get update -qq
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+}
+
+say "what this needs"
+missing=()
+have dockerd || have docker && docker info >/dev/null 2>&1 || missing+=(docker.io iptables)
+have mmdebstrap || missing+=(mmdebstrap)
+have go || missing+=(golang-go)
+[ ${#missing[@]} -eq 0 ] || install "${missing[@]}"
+
+dockerd=
+stop_docker() {
+  if [ -n "$dockerd" ]; then
+    kill "$dockerd" 2>/dev/null && wait "$dockerd" 2>/dev/null || true
+  fi
+}
+if ! docker info >/dev/null 2>&1; then
+  # A machine without CAP_SYS_RESOURCE cannot raise the limit on open files, which docker's own default would.
+  dockerd --default-ulimit nofile=1024:4096 >"$logs/dockerd.log" 2>&1 9>&- &
+  dockerd=$!
+  trap stop_docker EXIT
+  for _ in $(seq 60); do
+    docker info >/dev/null 2>&1 && break
+    kill -0 "$dockerd" 2>/dev/null || break
+    sleep 0.5
+  done
+  docker info >/dev/null || { tail -20 "$logs/dockerd.log" >&2; exit 1; }
+fi
+# Each systemd takes some; the usual 128 are for a handful of hosts.
+if [ "$(id -u)" -eq 0 ] && [ "$(sysctl -n fs.inotify.max_user_instances)" -lt 1024 ]; then
+  sysctl -qw fs.inotify.max_user_instances=1024 || true
+fi
+
+say "molecule and the images, side by side"
+python=python3
+[ ! -x .venv/bin/python ] || python=.venv/bin/python
+wanted=$(cksum <tests/requirements/molecule.txt)
+if [ "$(cat "$venv/installed" 2>/dev/null)" != "$wanted" ]; then
+  "$python" -m venv --clear "$venv"
+  "$venv/bin/pip" --disable-pip-version-check install -q -r tests/requirements/molecule.txt
+  echo "$wanted" >"$venv/installed"
+fi &
+virtualenv=$!
+
+image() { docker image inspect "$1" >/dev/null 2>&1; }
+public=docker.io/geerlingguy/docker-%s-ansible:latest
+SHOAL_MOLECULE_IMAGE=$public
+for distribution in debian12:bookworm debian13:trixie; do
+  name=${public/\%s/${distribution%:*}}
+  if [ "${SHOAL_IMAGES:-public}" = local ] || ! { image "$name" || docker pull -q "$name" >/dev/null 2>&1; }; then
+    SHOAL_MOLECULE_IMAGE=localhost/shoal-systemd:%s
+    break
+  fi
+done
+if [ "$SHOAL_MOLECULE_IMAGE" != "$public" ]; then
+  for distribution in debian12:bookworm debian13:trixie; do
+    extensions/molecule/images/systemd.sh "${distribution#*:}" "localhost/shoal-systemd:${distribution%:*}" \
+      >"$logs/image-${distribution%:*}.log" 2>&1 || { cat "$logs/image-${distribution%:*}.log" >&2; exit 1; }
+  done
+fi
+
+chihaya=$(tests/chihaya.sh)
+build=$(mktemp -d)
+cp extensions/molecule/images/chihaya/Dockerfile "$chihaya" "$build/"
+docker build -q -t localhost/chihaya:v2.0.0-rc.2 "$build" >/dev/null 2>"$logs/chihaya.log" || { cat "$logs/chihaya.log" >&2; exit 1; }
+rm -rf "$build"
+SHOAL_MOLECULE_CHIHAYA=$cache/chihaya.tar
+docker save localhost/chihaya:v2.0.0-rc.2 -o "$SHOAL_MOLECULE_CHIHAYA"
+wait "$virtualenv"
+
+mkdir -p .cache/collections/ansible_collections/shoal
+[ -e .cache/collections/ansible_collections/shoal/deploy ] || ln -s "$root" .cache/collections/ansible_collections/shoal/deploy
+export SHOAL_MOLECULE_IMAGE SHOAL_MOLECULE_CHIHAYA
+export PATH=$venv/bin:$PATH MOLECULE_COMMAND_BORDERS=0
+export ANSIBLE_COLLECTIONS_PATH=$root/.cache/collections
+[ -t 1 ] || export NO_COLOR=1 ANSIBLE_FORCE_COLOR=0
+
+if [ $# -gt 0 ]; then
+  molecule "$@"
+  exit
+fi
+
+tell_why() {
+  local host
+  for host in $(docker ps --all --filter label=shoal=molecule --format '{{.Names}}'); do
+    echo "-- journal of $host"
+    docker exec "$host" journalctl --no-pager --lines=80 2>&1 || true
+    echo "-- containers of $host"
+    docker exec "$host" sh -c 'for engine in docker podman; do
+      command -v $engine >/dev/null || continue; $engine ps --all; $engine logs --tail 40 chihaya; done' 2>&1 || true
+  done >"$logs/hosts.log"
+  tail -n 400 "$logs/hosts.log"
+}
+
+say "molecule"
+status=0
+molecule test --all --destroy=never --report || status=$?
+if [ "$status" -ne 0 ]; then
+  say "failed: what the hosts say, all of it in ${logs#"$root"/}/hosts.log"
+  tell_why
+fi
+say "away with the hosts"
+molecule destroy -s default >"$logs/destroy.log" 2>&1 || cat "$logs/destroy.log"
+say "done"
+exit "$status"

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from release_helpers import App, call, digest, spec
 
+from shoal.release import layout
+
 
 @pytest.fixture
 def app(tmp_path: Path) -> App:
@@ -107,6 +109,36 @@ def test_keep_releases(app: App) -> None:
         assert app.activate(version, keep_releases=2)["ok"]
     # `waits` was staged after the current one: it is the next rollout's, not an old release.
     assert app.ask("info")["release"]["staged"] == ["3", "4", "waits"]
+
+
+def test_a_current_that_somebody_moved_is_what_it_is(app: App) -> None:
+    for version in ("1.0", "1.1", "1.2"):
+        app.stage(version)
+    app.activate("1.0")
+    app.activate("1.1")
+    (app.root / "current").unlink()
+    (app.root / "current").symlink_to("releases/1.2")
+    back = app.activate("1.1")
+    assert (back["changed"], back["from"], back["release"]["previous"]) == (True, "1.2", "1.2")
+
+
+def test_the_log_survives_a_torn_line_and_stays_bounded(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    app.stage("1.0")
+    app.stage("1.1")
+    app.activate("1.0")
+    log = app.home / "log.jsonl"
+    with log.open("ab") as file:
+        file.write(b'{"operation": "cut by a power')
+    app.activate("1.1")
+    assert [entry["to"] for entry in app.ask("info")["release"]["log"]] == ["1.1", "1.0"]
+    monkeypatch.setattr(layout, "LOG_LIMIT", 2000)
+    for _ in range(8):
+        app.activate("1.0")
+        app.activate("1.1")
+    assert log.stat().st_size < 3000
+    kept = app.ask("info")["release"]["log"]
+    assert [entry["to"] for entry in kept[:4]] == ["1.1", "1.0", "1.1", "1.0"]
+    assert len(list((app.home / "operations").iterdir())) == 18
 
 
 def test_info_of_an_empty_root_makes_nothing(app: App) -> None:

@@ -86,6 +86,7 @@ def fast_folder(tmp_path: Path) -> Iterator[Path]:
         yield Path(folder)
 
 
+@pytest.mark.timeout(900)
 def test_readers_never_see_a_missing_mixed_or_half_release(
     fast_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

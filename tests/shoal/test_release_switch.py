@@ -15,6 +15,10 @@ from typing import Any
 import pytest
 from release_helpers import App, Result, Service, call, service, wait_until
 
+from shoal.release import health, listeners
+from shoal.release.errors import ReleaseError
+from shoal.release.request import HealthCheck, SwitchSpec
+
 LONG = 15.0  # seconds: a time limit that is not meant to be reached
 
 
@@ -72,8 +76,6 @@ def test_a_new_process_is_proven_and_an_ill_release_goes_back(app: App, shop: Se
     assert result["release"]["previous"] == "1.0", "a release that never was healthy is nothing to go back to"
     assert app.ask("info")["release"]["log"][0]["outcome"] == "rolled_back"
     app.assert_settled()
-    # It is staged still, and fails in the same way when it is tried again: nothing remembers it as good.
-    assert app.activate("1.2", switch=quick)["outcome"] == "rolled_back"
 
 
 def test_health_answered_by_the_old_process_does_not_count(app: App, shop: Service) -> None:
@@ -174,6 +176,43 @@ def test_what_cannot_be_proven_is_said_before_the_switch(app: App, shop: Service
         assert words in result["error"]["message"]
         assert "proof: none" in result["error"]["hint"]
     assert app.current() is None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_a_listener_that_may_not_be_seen_is_said_before_the_switch(app: App, shop: Service) -> None:
+    app.stage("1.0")
+    assert app.activate("1.0")["ok"]
+    spec = SwitchSpec(restart=["x"], health=[HealthCheck(url=shop.url())])
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if not pid:
+        try:
+            os.setgroups([])
+            os.setgid(65534)
+            os.setuid(65534)
+            health.proofs(spec)
+        except ReleaseError as error:
+            os.write(writing, f"{error.code} {error}".encode())
+        finally:
+            os._exit(0)
+    os.waitpid(pid, 0)
+    said = os.read(reading, 1000).decode()
+    os.close(reading)
+    os.close(writing)
+    assert said.startswith(f"no_proof cannot see which process listens on 127.0.0.1:{shop.port}")
+    assert "it belongs to another user" in said
+
+
+def test_a_listener_elsewhere_is_said_before_the_switch(
+    app: App, shop: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody answers, and no process of this network namespace listens: a container with its own."""
+    app.stage("1.0")
+    app.stage("1.1")
+    assert app.activate("1.0")["ok"]
+    monkeypatch.setattr(listeners, "_inodes", lambda *_: set())
+    result = app.activate("1.1", "--check")
+    assert (result["error"]["code"], "network namespace" in result["error"]["message"]) == ("no_proof", True)
 
 
 def test_without_a_restart_nothing_new_needs_to_answer(app: App) -> None:

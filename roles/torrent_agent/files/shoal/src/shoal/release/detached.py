@@ -16,18 +16,17 @@ from typing import Any, NoReturn
 import msgspec
 
 from shoal.release.errors import ReleaseError
+from shoal.release.events import Emit, Event, Result
 from shoal.release.layout import Layout
 from shoal.release.lock import Lock, holder_of
 from shoal.release.request import Request
-
-Emit = Callable[[dict[str, Any]], None]
 
 POLL = 0.05  # seconds between two looks at the file
 KEPT = 50  # operations whose files are kept
 LINES_READ = 1 << 20  # bytes read at once
 
 
-def start(layout: Layout, lock: Lock, operation: str, request: Request, work: Callable[[Emit], dict[str, Any]]) -> int:
+def start(layout: Layout, lock: Lock, operation: str, request: Request, work: Callable[[Emit], Result]) -> int:
     """Run ``work`` in a session of its own, holding ``lock`` until its end; the number of its process.
 
     ``work`` gets a function that writes an event and returns the result, which is written as the last line.
@@ -44,7 +43,7 @@ def start(layout: Layout, lock: Lock, operation: str, request: Request, work: Ca
     return pid
 
 
-def _work(fd: int, lock: Lock, operation: str, request: Request, work: Callable[[Emit], dict[str, Any]]) -> NoReturn:
+def _work(fd: int, lock: Lock, operation: str, request: Request, work: Callable[[Emit], Result]) -> NoReturn:
     """The child: never returns, so that nothing of the parent's is done twice."""
     try:
         os.setsid()
@@ -54,7 +53,7 @@ def _work(fd: int, lock: Lock, operation: str, request: Request, work: Callable[
         lock.keep_only()
         lock.describe({"operation": operation, "pid": os.getpid()})
 
-        def emit(event: dict[str, Any]) -> None:
+        def emit(event: Event) -> None:
             os.write(1, json.dumps({"time": round(time.time(), 3), **event}).encode() + b"\n")
 
         emit({"event": "operation", "operation": operation, "request": msgspec.to_builtins(request)})
@@ -72,7 +71,7 @@ def _work(fd: int, lock: Lock, operation: str, request: Request, work: Callable[
         os._exit(0)
 
 
-def follow(layout: Layout, operation: str, emit: Emit, pid: int | None = None) -> dict[str, Any]:
+def follow(layout: Layout, operation: str, emit: Emit, pid: int | None = None) -> Result:
     """Hand on the events of ``operation`` and return its result. Raises ReleaseError if it died without one.
 
     ``pid``: its process, if that is a child of this one.
@@ -106,7 +105,7 @@ def request_of(layout: Layout, operation: str) -> Request | None:
         time.sleep(POLL)
 
 
-def _lines(file: Any, alive: Callable[[], bool]) -> Iterator[dict[str, Any]]:
+def _lines(file: Any, alive: Callable[[], bool]) -> Iterator[Event]:
     """Whole lines of JSON as they come, until what writes them is gone and all is read."""
     rest = b""
     going = True

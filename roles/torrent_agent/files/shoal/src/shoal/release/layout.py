@@ -14,6 +14,7 @@ import json
 import os
 import stat
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -54,6 +55,7 @@ class Record(Struct, frozen=True):
 class State(Struct, frozen=True):
     """What the last finished switch left behind."""
 
+    operation: str = ""  # the switch that wrote this
     current: Pointer | None = None
     previous: Pointer | None = None
     activated_at: float = 0.0
@@ -86,7 +88,7 @@ class Layout:
         """Make what is missing and refuse folders that others could tamper with."""
         self.root.parent.mkdir(parents=True, exist_ok=True)
         for folder, mode in ((self.root, 0o755), (self.home, 0o700), (self.releases, 0o755), (self.shared, 0o755)):
-            if not folder.exists():
+            with suppress(FileExistsError):
                 folder.mkdir(mode=0o700)
                 folder.chmod(mode)  # whatever the caller's umask is: the service must get in
         for folder in (self.operations, self.staging, self.trash, self.records):

@@ -7,17 +7,16 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from shoal.release import archive, files, metainfo
 from shoal.release.errors import ReleaseError, RequestError, SpaceError
+from shoal.release.events import Emit
 from shoal.release.layout import Layout, Record
 from shoal.release.lock import Lock
 from shoal.release.ownership import resolve
 from shoal.release.payload import Payload
 from shoal.release.request import ArchiveSpec, Request
 
-Emit = Callable[[dict[str, Any]], None]
 PROGRESS_INTERVAL = 1.0  # seconds
 
 

@@ -12,11 +12,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from shoal.release import commands, files, health, journal, listeners, shared, systemd
 from shoal.release.archive import Ownership
 from shoal.release.errors import ReleaseError, StepError
+from shoal.release.events import Emit
 from shoal.release.health import Expectation, Surroundings
 from shoal.release.journal import Journal
 from shoal.release.layout import Layout, State
@@ -37,7 +37,7 @@ class Switch:
 
     layout: Layout
     journal: Journal
-    emit: Callable[[dict[str, Any]], None] = lambda _: None
+    emit: Emit = lambda _: None
     observe: Callable[[str, str], None] = lambda _when, _step: None  # ("before" or "after", step): for tests
     ownership: Ownership = field(init=False)
 
@@ -291,12 +291,12 @@ def _keep(switch: Switch) -> None:
         older = {found.version for found in layout.staged() if found.staged_at < since} | set(layout.strangers())
         floor, behind = note.to.version, sorted((older | set(behind)) - {note.to.version})
     # Run again after a kill, `previous` must not become the release itself.
-    previous = state.previous if state.current == note.to else note.previous
+    previous = state.previous if state.operation == note.operation else note.previous
     now = time.time()
     left = {version: at for version, at in state.left.items() if layout.release(version).is_dir()}
     if previous is not None:
         left[previous.version] = now
-    layout.write_state(State(note.to, previous, now, left, floor, behind, note.request))
+    layout.write_state(State(note.operation, note.to, previous, now, left, floor, behind, note.request))
     _log(switch)
     journal.clear(layout)
 

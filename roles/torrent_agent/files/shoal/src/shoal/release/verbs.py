@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from shoal.release import archive, detached, journal, staging, switch
 from shoal.release.errors import LockedError, ReleaseError, RequestError
+from shoal.release.events import Emit, Result
 from shoal.release.journal import Journal
 from shoal.release.layout import Layout, Pointer, Record, new_operation_id
 from shoal.release.lock import Lock, holder_of
 from shoal.release.request import PROTOCOL, InspectRequest, Request
 from shoal.release.switch import Switch
-
-Emit = Callable[[dict[str, Any]], None]
-Result = dict[str, Any]
 
 LOG_SHOWN = 20  # revisions in a result
 
@@ -307,11 +306,8 @@ def _recover_first(layout: Layout, request: Request, emit: Emit) -> None:
     """Before any change: what a killed switch left is brought to an end, unless somebody is at it."""
     if journal.read(layout) is None:
         return
-    try:
-        result = _run_detached(layout, request, "recover", emit, lambda tell: _recover(layout, tell))
-    except LockedError:
-        return
-    emit({"event": "recovered", "outcome": result["outcome"]})
+    with suppress(LockedError):
+        _run_detached(layout, request, "recover", emit, lambda tell: _recover(layout, tell))
 
 
 # -- running -----------------------------------------------------------------------------------------------------

@@ -40,7 +40,7 @@ def test_it_starts_without_the_daemon_s_libraries() -> None:
     """It runs at every switch, and as root: nothing of the network side is loaded."""
     code = (
         "import sys, shoal.cli.release; "
-        "print([name for name in ('aiohttp', 'libtorrent', 'asyncio', 'rich', 'yaml') if name in sys.modules])"
+        "print([name for name in ('aiohttp', 'libtorrent', 'asyncio', 'rich', 'yaml', 'ssl') if name in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 

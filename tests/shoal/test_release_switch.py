@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
+import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +162,29 @@ def test_tcp_and_command_checks(app: App, shop: Service) -> None:
     result = app.activate("1.1", switch=spec)
     assert result["outcome"] == "rolled_back"
     assert "exited with 1" in result["reason"]
+
+
+@pytest.mark.parametrize("drip", [b"", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n"])
+def test_a_server_that_drips_or_hangs_does_not_stop_the_clock(drip: bytes) -> None:
+    """A byte now and then, in its headers or its body, or nothing at all."""
+    over = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            with suppress(OSError):
+                peer, _ = server.accept()
+                peer.sendall(drip)
+                while not over.wait(0.05):
+                    peer.sendall(b"x" if drip else b"")
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        begun = time.monotonic()
+        with pytest.raises(OSError, match="timed out"):
+            health._get(f"http://127.0.0.1:{server.getsockname()[1]}/", 0.5)
+        assert time.monotonic() - begun < 5
+        over.set()
+        thread.join(10)
 
 
 @pytest.mark.parametrize(

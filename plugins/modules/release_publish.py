@@ -358,7 +358,13 @@ class Publication:
             )
         tiers: List[List[str]] = [[item] if isinstance(item, str) else item for item in self.params["trackers"]]
         made: bytes = _metainfo.make_torrent(
-            payload, piece_length, pieces, trackers=tiers, web_seeds=self.params["web_seeds"]
+            payload,
+            piece_length,
+            pieces,
+            trackers=tiers,
+            web_seeds=self.params["web_seeds"],
+            # Part of the info hash: the same file as two versions is two torrents, as an agent has one path for each.
+            source="%s %s" % (self.params["app"], self.params["version"]),
         )
         return made
 

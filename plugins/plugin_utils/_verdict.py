@@ -157,6 +157,8 @@ def switch_of(variables: Variables, target: str | None) -> Switch:
         return Switch("lost", None, was, problem)
     seconds = {name: float(value) for name, value in (result.get("seconds") or {}).items() if value is not None}
     outcome = _OUTCOMES.get(result.get("outcome") or "", "kept" if problem else "unchanged")
+    if outcome == "unchanged" and was != target:
+        outcome = "switched"  # by a switch whose end was lost: asked again, the host is there already
     if _UNHEALTHY_ENDS.intersection(seconds):
         outcome = "failed"
     if undrain and not problem:

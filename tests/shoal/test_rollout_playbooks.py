@@ -278,6 +278,30 @@ def test_a_switch_goes_on_when_the_playbook_is_interrupted(
     assert rest.stats["complete"]
 
 
+def test_a_switch_whose_connection_is_lost_is_followed_when_it_is_back(fleet: Fleet, tmp_path: Path) -> None:
+    fleet.deploy("1.0")
+    fleet.publish("1.1")
+    gone, tried = tmp_path / "gone", tmp_path / "tried"
+    ssh = tmp_path / "ssh"  # runs what it is given on this machine, except while the host is gone
+    ssh.write_text(
+        f"#!/bin/sh\nif [ -e {gone} ]; then touch {tried}; echo No route to host >&2; exit 255; fi\n"
+        'for command; do :; done\nexec sh -c "$command"\n'
+    )
+    ssh.chmod(0o755)
+    fleet.app.update(ramp=["100%"], restart=["sh", "-c", "{{ shop_restart | default('true') }}"])
+    fleet.host_variables["host2"] = {
+        "ansible_connection": "ssh",
+        "ansible_host": "127.0.0.1",
+        "ansible_ssh_executable": str(ssh),
+        "ansible_ssh_transfer_method": "piped",
+        "shop_restart": f"touch {gone}; while [ ! -e {tried} ]; do sleep 0.1; done; rm {gone}",
+    }
+    run = ok(fleet.run("rollout", "--forks", "1", version="1.1"))
+    assert "fatal: [host2]: UNREACHABLE!" in run.out, "it was away in between"
+    assert fleet.versions == ["1.1", "1.1", "1.1"]
+    assert outcomes(run) == ["switched"] * 3
+
+
 def test_an_archive_comes_from_where_the_user_stands_the_publisher_or_a_url(
     fleet: Fleet, site: Callable[[Path], str], tmp_path: Path
 ) -> None:

@@ -32,7 +32,12 @@ def switched(**more):
     ("variables", "outcome", "version"),
     [
         (switched(), "switched", "1.2"),
-        ({"shoal_look": LOOK, "shoal_switch": {"outcome": "already_active"}}, "unchanged", "1.2"),
+        ({"shoal_look": LOOK, "shoal_switch": {"outcome": "already_active"}}, "switched", "1.2"),
+        (
+            {"shoal_look": {"release": {"current": "1.2"}}, "shoal_switch": {"outcome": "already_active"}},
+            "unchanged",
+            "1.2",
+        ),
         ({"shoal_look": LOOK, "shoal_switch": ROLLED_BACK}, "rolled_back", "1.1"),
         ({"shoal_look": LOOK, "shoal_switch": {"failed": True, "msg": "locked", "error": {}}}, "kept", "1.1"),
         (

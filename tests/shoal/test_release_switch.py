@@ -355,7 +355,7 @@ def test_a_script_does_the_whole_switch(app: App) -> None:
         f'echo "$SHOAL_ACTION $SHOAL_VERSION" >> {seen}\n'
         'case "$SHOAL_ACTION $SHOAL_VERSION" in\n'
         "  'activate 2.0') exit 10;;\n"
-        "  'activate 3.0') ln -sfn releases/3.0 $SHOAL_ROOT/current; exit 1;;\n"
+        "  'activate 3.0') ln -sfn $SHOAL_RELEASE_PATH/ $SHOAL_ROOT/current; exit 1;;\n"
         "esac",
     )
     for version in ("1.0", "2.0", "3.0"):

@@ -178,10 +178,6 @@ class Layout:
         """The folder that ``pointer`` means."""
         return self.root / pointer.target
 
-    def is_at(self, version: str) -> bool:
-        """Whether `current` leads to the release ``version`` of this layout, however the link is written."""
-        return self.current.is_symlink() and os.path.realpath(self.current) == os.path.realpath(self.release(version))
-
     def point_current(self, pointer: Pointer | None) -> None:
         """Switch `current` over to ``pointer`` in one step; None removes it. Idempotent."""
         if pointer is None:

@@ -27,8 +27,8 @@ GONE_BACK = 10  # exit status of a deployment script that went back by itself an
 # What began to read the old release before the switch may still do so: nothing is pruned that was `current` less
 # than this many seconds ago.
 PRUNE_GRACE = 1.0
-_GOING_BACK = ("restart_back", "health_back", "script_back", "post_rollback")
 OUTPUT_TAIL = 4000  # characters of a command's output in the result
+_GOING_BACK = ("restart_back", "health_back", "script_back", "post_rollback")
 
 
 @dataclass
@@ -51,9 +51,8 @@ class Switch:
 
     @property
     def moved(self) -> bool:
-        """Whether `current` leads to the new release."""
-        here = self.layout.current
-        return here.is_symlink() and str(here.readlink()) == self.journal.to.target
+        """Whether `current` leads to the new release, in whatever words a script wrote the link."""
+        return self.layout.current.is_symlink() and self.layout.current.resolve() == self.release.resolve()
 
     def run(self, name: str) -> None:
         """Go through the table from step ``name`` to its end; the outcome is in the journal then.
@@ -123,7 +122,8 @@ class Switch:
         """End the command that a killed switch left running, so that it does not work beside the recovery."""
         left = self.journal.running
         with suppress(OSError):
-            if left is not None and listeners.process(left.pid) == left:
+            same_boot = self.journal.boot_id == listeners.boot_id()
+            if left is not None and same_boot and listeners.process(left.pid) == left:
                 commands.kill_group(left.pid)
 
     def environment(self, step: str) -> dict[str, str]:

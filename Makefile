@@ -1,6 +1,6 @@
 # Everything a contributor runs. `make help` lists it.
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint types imports package sanity units integration ansible-lint build clean
+.PHONY: help venv demo test lint types imports package sanity units integration ansible-lint molecule build clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -48,6 +48,9 @@ ansible-lint: venv ## ansible-lint, production profile
 	mkdir -p $(COLLECTIONS)/ansible_collections/shoal
 	ln -sfn $(CURDIR) $(COLLECTIONS)/ansible_collections/shoal/deploy
 	ANSIBLE_COLLECTIONS_PATH=$(COLLECTIONS) PATH=$(CURDIR)/$(BIN):$$PATH ansible-lint --offline --profile production
+
+molecule: ## the roles on systemd hosts in containers; needs docker, or root and apt-get to install it
+	tests/molecule.sh
 
 build: venv ## the collection's tarball, from what is committed
 	rm -rf build/collection && mkdir -p build/collection

@@ -33,7 +33,7 @@ install() {
 
 say "what this needs"
 missing=()
-have dockerd || have docker && docker info >/dev/null 2>&1 || missing+=(docker.io iptables)
+have dockerd || { have docker && docker info >/dev/null 2>&1; } || missing+=(docker.io iptables)
 have mmdebstrap || missing+=(mmdebstrap)
 have go || missing+=(golang-go)
 [ ${#missing[@]} -eq 0 ] || install "${missing[@]}"
@@ -77,7 +77,7 @@ public=docker.io/geerlingguy/docker-%s-ansible:latest
 SHOAL_MOLECULE_IMAGE=$public
 for distribution in debian12:bookworm debian13:trixie; do
   name=${public/\%s/${distribution%:*}}
-  if [ "${SHOAL_IMAGES:-public}" = local ] || ! { image "$name" || docker pull -q "$name" >/dev/null 2>&1; }; then
+  if [ "${SHOAL_IMAGES:-public}" = local ] || ! { image "$name" || timeout 120 docker pull -q "$name" >/dev/null 2>&1; }; then
     SHOAL_MOLECULE_IMAGE=localhost/shoal-systemd:%s
     break
   fi

@@ -176,8 +176,6 @@ def _archive(run: Mapping[str, Any], working_directory: Path, problems: _Problem
     name = given.split("?")[0].split("#")[0].rstrip("/").rsplit("/", 1)[-1]
     if re.match(r"[a-z]+://", given) and not is_url:
         problems.add(f"shoal_archive: expected a path or a URL that begins with http:// or https://, found {given!r}")
-    elif is_url and run["shoal_archive_remote_src"]:
-        problems.add("shoal_archive_remote_src: cannot be true for a URL: the publisher downloads it anyway")
     elif at == "publisher" and not given.startswith("/"):
         problems.add(f"shoal_archive: expected an absolute path on the publisher, found {given!r}")
     elif at == "controller":

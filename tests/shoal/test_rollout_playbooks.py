@@ -142,8 +142,12 @@ def closed_port() -> int:
 def test_an_unreachable_host_counts_as_missing_until_the_quorum_allows_it(fleet: Fleet) -> None:
     fleet.publish("1.0")
     gone = {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": closed_port()}
-    fleet.host_variables["host2"] = dict(gone)
+    fleet.host_variables["pub"] = gone
+    nowhere = fleet.run("rollout", version="1.0")
+    assert nowhere.status != 0
+    assert "nothing was changed, because the publisher pub is unreachable" in nowhere.out
 
+    fleet.host_variables = {"host2": gone}
     ended = fleet.run("rollout", version="1.0")
     assert ended.status != 0
     assert fleet.versions == [None, None, None]

@@ -257,6 +257,7 @@ def test_limit_narrows_the_fleet_and_may_not_empty_it(tmp_path):
         ({"shoal_archive": "shop-1.4.2.tar.zst"}, ("controller", "shop-1.4.2.tar.zst")),
         ({"shoal_archive": "/srv/a.tar", "shoal_archive_remote_src": "yes"}, ("publisher", "/srv/a.tar")),
         ({"shoal_archive": "https://x/a.tar"}, ("url", "https://x/a.tar")),
+        ({"shoal_archive": "https://x/a.tar", "shoal_archive_remote_src": True}, ("url", "https://x/a.tar")),
     ],
 )
 def test_an_archive_lies_on_the_controller_the_publisher_or_behind_a_url(tmp_path, archive, given, expected):

@@ -86,14 +86,14 @@ class Agent:
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
-    def wake_ups(self) -> int:
-        """Voluntary context switches of all threads so far."""
-        return sum(
-            int(line.split()[1])
+    def wake_ups(self) -> dict[str, int]:
+        """Voluntary context switches so far, by thread."""
+        return {
+            task.name: int(line.split()[1])
             for task in Path(f"/proc/{self.process.pid}/task").iterdir()
             for line in (task / "status").read_text().splitlines()
             if line.startswith("voluntary_ctxt_switches")
-        )
+        }
 
 
 def main() -> int:
@@ -144,18 +144,23 @@ def measure(root: Path, size: int, seconds: float) -> int:
 
 
 def report(
-    title: str, agents: list[Agent], before: list[tuple[float, int]], after: list[tuple[float, int]], seconds: float
+    title: str,
+    agents: list[Agent],
+    before: list[tuple[float, dict[str, int]]],
+    after: list[tuple[float, dict[str, int]]],
+    seconds: float,
 ) -> int:
     table = Table("agent", "CPU %", "wake-ups/s", "RssAnon MB", "RSS MB", title=title)
     too_much = 0
     for agent, (cpu, wakes), (cpu_after, wakes_after) in zip(agents, before, after, strict=True):
         percent = 100 * (cpu_after - cpu) / seconds
+        woken = sum(count - wakes.get(thread, 0) for thread, count in wakes_after.items())
         anonymous = agent.memory("RssAnon")
         too_much += percent > MAX_CPU or anonymous > MAX_ANONYMOUS
         table.add_row(
             agent.name,
             f"{percent:.2f}",
-            f"{(wakes_after - wakes) / seconds:.1f}",
+            f"{woken / seconds:.1f}",
             f"{anonymous / 1e6:.1f}",
             f"{agent.memory('VmRSS') / 1e6:.1f}",
         )

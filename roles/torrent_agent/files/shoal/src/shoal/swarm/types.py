@@ -131,7 +131,7 @@ class TorrentStatus:
     downloaded: int
     """Payload bytes received since the torrent was added, restarts included: the sum of `from_peers` and
     `from_web_seeds`. Blocks that came twice are not in it, those that failed the hash check are."""
-    uploaded: int
+    uploaded: int  # likewise sent; brought up to date once a second
     from_peers: dict[str, int]
     """Payload bytes received by source: a peer's agent_name where it told one, else its address."""
     from_web_seeds: int

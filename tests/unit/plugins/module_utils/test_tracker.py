@@ -104,7 +104,7 @@ def reply(action, body, strangers=()):
 CONNECTED = reply(0, struct.pack(">Q", 99))
 
 
-def ask(url, timeout=5.0, **options):
+def ask(url, timeout=60.0, **options):
     return trackers.tracker_for(url, timeout=timeout, validate_certs=True, ca_path=None, **options)
 
 

@@ -261,7 +261,8 @@ def status_row(look: Mapping[str, Any]) -> tuple[str, ...]:
         return ("?", "?", "?", "?", problem or "its turn never came")
     release = look["release"]
     current = release["current"]
-    last = next((one for one in release.get("log") or [] if one.get("to") == current), None)
+    arrivals = [one for one in release.get("log") or [] if (one["to"], one["outcome"]) == (current, "activated")]
+    since = time.strftime("%Y-%m-%d %H:%M", time.localtime(arrivals[0]["time"])) if arrivals else "-"
     state = "ok"
     if release.get("running_operation"):
         state = "being switched"
@@ -270,7 +271,6 @@ def status_row(look: Mapping[str, Any]) -> tuple[str, ...]:
     elif current is None:
         state = "nothing deployed"
     others = [version for version in release["staged"] if version not in (current, release["previous"])]
-    since = time.strftime("%Y-%m-%d %H:%M", time.localtime(last["time"])) if last else "-"
     return (current or "-", since, release["previous"] or "-", " ".join(others) or "-", state)
 
 

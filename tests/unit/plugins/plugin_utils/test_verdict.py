@@ -168,6 +168,22 @@ def test_the_report_has_a_row_for_each_host():
     assert verdict.report_row("host3", None, verdict.Switch("lost", None, "1.1", "unreachable"))[1] == "?"
 
 
+def test_the_status_has_a_row_for_each_host(monkeypatch):
+    monkeypatch.setenv("TZ", "UTC")
+    verdict.time.tzset()
+    log = [
+        {"to": "1.1", "outcome": "rolled_back", "time": 300},
+        {"to": "1.1", "outcome": "activated", "time": 120},
+    ]
+    release = {"current": "1.1", "previous": "1.0", "staged": ["1.0", "1.1", "1.2"], "log": log}
+    row = ("1.1", "1970-01-01 00:02", "1.0", "1.2", "ok")
+    assert verdict.status_row({"release": release}) == row
+    assert verdict.status_row({"release": {**release, "unproven": {"version": "1.1"}}})[4].startswith("unproven")
+    assert verdict.status_row(UNREACHABLE) == ("?", "?", "?", "?", "unreachable: Connection refused")
+    nothing = {"current": None, "previous": None, "staged": [], "log": []}
+    assert verdict.status_row({"release": nothing}) == ("-", "-", "-", "-", "nothing deployed")
+
+
 @pytest.mark.parametrize(
     ("hosts", "told"),
     [

@@ -21,6 +21,7 @@ from rich.markup import escape
 FOLDER = CHECKOUT / ".cache" / "demo"
 LIMIT = 12_000_000  # bytes per second, up and down, of each agent: alone the publisher would need five times as long
 MOST_SENT = 1.5  # times the archive, by the publisher
+ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C, a job's time limit, a closed terminal
 TOLERANCE = 0.01  # of the archive, in the sum of what a host received
 
 console = Console(highlight=False)
@@ -34,7 +35,8 @@ def demo() -> None:
     with started_fleet(FOLDER, LIMIT) as fleet:
         console.print(
             f"A tracker, a publisher and {len(HOSTS)} hosts on this machine, each with an agent that may send and "
-            f"receive {LIMIT // 10**6} MB/s.\n"
+            f"receive {LIMIT // 10**6} MB/s.\n",
+            soft_wrap=True,
         )
         for version in ("1.0", "1.1"):
             info_hash = publish(fleet, version, built[version])
@@ -103,17 +105,19 @@ def check(claim: str, held: bool, found: Any) -> None:
 
 
 def main() -> int:
-    # Whoever ends the demo (a closed terminal, a job's time limit) ends its processes too
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda number, frame: sys.exit(128 + number))
+    def end(number: int, _frame: object) -> None:
+        for each in ENDINGS:
+            signal.signal(each, signal.SIG_IGN)  # once is enough: what is left to do is the cleaning up
+        console.print("Stopping.")
+        sys.exit(128 + number)
+
+    for each in ENDINGS:
+        signal.signal(each, end)
     try:
         demo()
     except DemoError as error:
         console.print(f"[red]The demo failed:[/] {escape(str(error))}", soft_wrap=True)
         return 1
-    except KeyboardInterrupt:
-        console.print("Stopped; nothing is left running.")
-        return 130
     return 0
 
 

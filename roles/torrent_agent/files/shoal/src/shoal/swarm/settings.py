@@ -168,4 +168,8 @@ def session_settings(settings: EngineSettings) -> dict[str, Any]:
         "max_web_seed_connections": settings.web_seed.max_connections,
         # --- bounds ---
         "max_metadata_size": MAX_TORRENT_BYTES,
+        # Bytes that wait for the disk before peers are made to wait. What the default of 100 MiB takes stays with the
+        # process: up to 80 MB of its own memory after 300 MB fetched by 3 hosts, 65 MB with 16 MiB; 4 MiB cost a fifth
+        # of the speed.
+        "max_queued_disk_bytes": 16 << 20,
     }

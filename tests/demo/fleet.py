@@ -1,7 +1,8 @@
 """The demo's machines: a tracker, a publisher and hosts as processes of this one, and playbooks run against them.
 
-Every process started here, and all that it starts in turn, carries SHOAL_DEMO=FOLDER in its environment: that is how
-they are all found again, however they detached themselves, by this run or by the next one after a crash.
+Every process started here carries SHOAL_DEMO=FOLDER in its environment, and so does what it starts in turn; commands
+of a switch, which get an environment of their own, carry SHOAL_ROOT below that folder. That is how all of them are
+found again, however they detached themselves, by this run or by the next one after a crash.
 """
 
 from __future__ import annotations
@@ -181,6 +182,14 @@ class Fleet:
         except OSError as error:
             raise DemoError(f"the shop of {host} does not answer: {error}") from error
 
+    def listening(self) -> list[str]:
+        """The hosts on whose port somebody listens."""
+        found = []
+        for host, port in self.ports.items():
+            with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port), timeout=5):
+                found.append(host)
+        return found
+
     def playbook(
         self, name: str, *, fails: bool = False, show: Callable[[str], None], **variables: str
     ) -> dict[str, Any]:
@@ -219,12 +228,13 @@ class Fleet:
 
     def running(self) -> dict[int, str]:
         """The processes of this demo that are alive, by number: their command lines."""
-        mark = f"SHOAL_DEMO={self.folder}".encode()
+        marks = (f"SHOAL_DEMO={self.folder}\0".encode(), f"SHOAL_ROOT={self.home}/".encode())
         alive = {}
         for process in Path("/proc").iterdir():
             if process.name.isdigit():
                 with contextlib.suppress(OSError):  # gone meanwhile, or another user's
-                    if mark in (process / "environ").read_bytes().split(b"\0"):
+                    environment = b"\0" + (process / "environ").read_bytes()
+                    if any(b"\0" + mark in environment for mark in marks):
                         words = (process / "cmdline").read_bytes().replace(b"\0", b" ")
                         alive[int(process.name)] = words.decode(errors="replace").strip()
         return alive

@@ -22,6 +22,7 @@ from shoal.agent.client import API_VERSION
 from shoal.agent.errors import AnswerError, BadRequestError
 from shoal.agent.events import EventLog, GoneError
 from shoal.agent.imports import IncomingFile
+from shoal.agent.limits import RateLimits
 from shoal.agent.log import log
 from shoal.agent.messages import (
     MAX_BODY_BYTES,
@@ -40,6 +41,7 @@ from shoal.agent.messages import (
     decode_query,
     resolve_peers,
 )
+from shoal.agent.reload import Configuration
 from shoal.swarm import (
     AddTorrent,
     BadTorrent,
@@ -66,11 +68,10 @@ class Api:
 
     engine: Engine
     events: EventLog
-    name: str
+    configuration: Configuration
+    limits: RateLimits
     state_dir: Path
     store_dir: Path
-    upload_limit: int
-    download_limit: int
     started_at: float = field(default_factory=time.time)
     _waits: int = 0
 
@@ -105,11 +106,7 @@ class Api:
     async def change_agent(self, request: web.Request) -> web.Response:
         decode_query(request.query.items(), NoQuery)
         body = decode_body(await request.read(), LimitsBody)
-        if body.upload_limit is not None:
-            self.upload_limit = body.upload_limit
-        if body.download_limit is not None:
-            self.download_limit = body.download_limit
-        await asyncio.to_thread(self.engine.set_limits, self.upload_limit, self.download_limit)
+        await asyncio.to_thread(self.limits.set, body.upload_limit, body.download_limit)
         return _json({"agent": await self._describe_agent()})
 
     async def _describe_agent(self) -> dict[str, object]:
@@ -118,14 +115,15 @@ class Api:
             "version": __version__,
             "api": API_VERSION,
             "libtorrent": libtorrent_version,
-            "name": self.name,
+            "name": self.configuration.current.agent_name,
             "pid": os.getpid(),
             "started_at": self.started_at,
             "listen": self.engine.listen_ports,
             "store_dir": self.store_dir,
             "state_dir": self.state_dir,
-            "upload_limit": self.upload_limit,
-            "download_limit": self.download_limit,
+            "config": self.configuration.describe(),
+            "upload_limit": self.limits.upload,
+            "download_limit": self.limits.download,
             "upload_rate": sum(torrent.upload_rate for torrent in torrents),
             "download_rate": sum(torrent.download_rate for torrent in torrents),
             "uploaded": sum(torrent.uploaded for torrent in torrents),

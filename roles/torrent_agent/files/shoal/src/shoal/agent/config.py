@@ -94,13 +94,18 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     resume_interval: Annotated[float, msgspec.Meta(ge=1, le=86400)] = 30
     log: Log = Log()
 
+    @property
+    def agent_name(self) -> str:
+        """The name that is told to peers."""
+        return str(self.name) or _host_name()
+
     def engine_settings(self) -> EngineSettings:
         """The same values as the engine takes them."""
         return EngineSettings(
             state_dir=self.state_dir,
             store_dir=self.store_dir or self.state_dir / "store",
             listen=tuple(str(address) for address in self.listen),
-            agent_name=str(self.name) or _host_name(),
+            agent_name=self.agent_name,
             upload_limit=int(self.limits.upload),
             download_limit=int(self.limits.download),
             dht=self.discovery.dht,

@@ -8,6 +8,8 @@ import logging
 import os
 import signal
 import socket
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from aiohttp import web
@@ -18,9 +20,12 @@ from shoal.agent.config import Config
 from shoal.agent.errors import StartError
 from shoal.agent.events import EventLog
 from shoal.agent.imports import remove_leftovers
+from shoal.agent.limits import RateLimits
+from shoal.agent.log import configure as configure_log
 from shoal.agent.log import log, log_event
 from shoal.agent.memory import Trimmer
 from shoal.agent.notify import notify, watchdog_interval
+from shoal.agent.reload import Configuration
 from shoal.agent.sockets import hold_lock, listen_at
 from shoal.swarm import Engine, Event, State, SwarmError
 
@@ -30,8 +35,10 @@ THREADS = 8  # engine calls are short, but for the deletion of a big payload
 PULSE_SECONDS = 10.0  # between two looks at the engine where no watchdog sets the pace
 
 
-def run(config: Config) -> int:
+def run(config: Config, read: Callable[[], Config] | None = None) -> int:
     """Serve until SIGTERM or SIGINT; the exit status: 0 stopped cleanly, 1 state not saved.
+
+    ``read`` is called on SIGHUP for the configuration as it is then.
 
     Raises StartError where the daemon cannot start: folders, lock, socket or the engine itself.
     """
@@ -43,15 +50,17 @@ def run(config: Config) -> int:
             raise StartError(f"cannot make the folder {error.filename}: {error.strerror}") from error
         held.enter_context(hold_lock(config.state_dir / "agent.lock", f"state_dir {config.state_dir}"))
         sock = held.enter_context(listen_at(config.socket, config.socket_mode))
-        return asyncio.run(_serve(config, sock))
+        return asyncio.run(_serve(config, read or (lambda: config), sock))
 
 
-async def _serve(config: Config, sock: socket.socket) -> int:
+async def _serve(config: Config, read: Callable[[], Config], sock: socket.socket) -> int:
     loop = asyncio.get_running_loop()
     loop.set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="engine"))
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
+    hangup = asyncio.Event()
+    loop.add_signal_handler(signal.SIGHUP, hangup.set)
     events = EventLog()
 
     def on_event(event: Event) -> None:  # in the engine's thread
@@ -65,22 +74,22 @@ async def _serve(config: Config, sock: socket.socket) -> int:
         await asyncio.to_thread(engine.start)
     except (SwarmError, OSError) as error:
         raise StartError(f"the engine does not start: {error}") from error
-    api = Api(
-        engine,
-        events,
-        name=settings.agent_name,
-        state_dir=settings.state_dir,
-        store_dir=settings.store_dir,
-        upload_limit=settings.upload_limit,
-        download_limit=settings.download_limit,
-    )
+    limits = RateLimits(engine, config.limits)
+
+    def apply(wanted: Config) -> None:
+        engine.apply(wanted.engine_settings())
+        limits.configure(wanted.limits)
+        configure_log(wanted.log.level, wanted.log.format)
+
+    configuration = Configuration(config, read, apply)
+    api = Api(engine, events, configuration, limits, state_dir=settings.state_dir, store_dir=settings.store_dir)
     # A client that goes away ends its wait: long-polls are counted.
     runner = web.AppRunner(
         api.application(), access_log=None, handler_cancellation=True, shutdown_timeout=ANSWER_SECONDS
     )
     await runner.setup()
     await web.SockSite(runner, sock).start()
-    pulse = asyncio.create_task(_pulse(engine))
+    tasks = [asyncio.create_task(_pulse(engine)), asyncio.create_task(_reload(configuration, hangup))]
     log.info(
         "agent started",
         extra={
@@ -99,7 +108,8 @@ async def _serve(config: Config, sock: socket.socket) -> int:
 
     notify("STOPPING=1")
     log.info("agent stopping")
-    pulse.cancel()
+    for task in tasks:
+        task.cancel()
     events.close()
     await runner.cleanup()
     try:
@@ -111,6 +121,19 @@ async def _serve(config: Config, sock: socket.socket) -> int:
         os._exit(1)
     log.info("agent stopped")
     return 0
+
+
+async def _reload(configuration: Configuration, hangup: asyncio.Event) -> None:
+    """Read the configuration anew at each SIGHUP; the service manager hears of begin and end (sd_notify(3))."""
+    while True:
+        await hangup.wait()
+        hangup.clear()
+        notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        try:
+            await asyncio.to_thread(configuration.reload)
+        except Exception:
+            log.exception("the new configuration could not be brought into force")
+        notify("READY=1")
 
 
 async def _pulse(engine: Engine) -> None:

@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
 
     log.configure(config.log.level, config.log.format)
     try:
-        return daemon.run(config)
+        return daemon.run(config, lambda: load(args.config, overrides))
     except AgentError as error:
         log.log.critical("%s", error)
         return 1

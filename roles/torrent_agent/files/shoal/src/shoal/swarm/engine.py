@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -335,7 +336,21 @@ class Engine:
     def set_limits(self, upload: int, download: int) -> None:
         """Rate limits of the whole agent, bytes/s, 0 for none; until it is stopped."""
         with self._lock:
-            self._session.apply_settings(settings.limits(upload, download))
+            self._apply(replace(self._settings, upload_limit=upload, download_limit=download))
+
+    def apply(self, wanted: EngineSettings) -> None:
+        """Go by ``wanted`` from now on, without a torrent noticing. Folders and listen addresses stay as they are."""
+        with self._lock:
+            old = self._settings
+            self._apply(replace(wanted, state_dir=old.state_dir, store_dir=old.store_dir, listen=old.listen))
+            for torrent in self._torrents.values():
+                torrent.web_seeds.policy = wanted.web_seed
+        self._bell.ring()  # the alert thread's deadlines may be others now
+
+    def _apply(self, wanted: EngineSettings) -> None:
+        before, after = settings.session_settings(self._settings), settings.session_settings(wanted)
+        self._session.apply_settings({key: value for key, value in after.items() if value != before[key]})
+        self._settings = wanted
 
     def set_torrent_limits(self, info_hash: str, upload: int, download: int) -> None:
         """Rate limits of one torrent, bytes/s, 0 for none."""

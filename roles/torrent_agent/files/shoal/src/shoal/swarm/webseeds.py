@@ -14,7 +14,7 @@ class WebSeedTimer:
     """Decides, knows no torrent. Times are of one monotonic clock, in seconds."""
 
     def __init__(self, policy: WebSeedPolicy) -> None:
-        self._policy = policy
+        self.policy = policy
         self.in_use = False
         self.due: float | None = None  # when to turn to them; None: not waiting
 
@@ -46,5 +46,5 @@ class WebSeedTimer:
 
     def _rearm(self, now: float, at_least: float = 0.0) -> None:
         # drawn anew each time, so that hosts that stall together do not turn to the server together
-        wait = max(at_least, self._policy.stall_after)
-        self.due = now + wait + random.uniform(0, self._policy.jitter)
+        wait = max(at_least, self.policy.stall_after)
+        self.due = now + wait + random.uniform(0, self.policy.jitter)

@@ -68,7 +68,11 @@ def started_fleet(folder: Path, limit: int) -> Iterator[Fleet]:
 
 
 class Fleet:
-    """A tracker, a publisher and five hosts, each with an agent."""
+    """A tracker, a publisher and five hosts, each with an agent.
+
+    SHOAL_DEMO_TRACKER in the environment takes the place of the tracker of our own: an announce URL on 127.0.0.1, where
+    the agents listen.
+    """
 
     def __init__(self, folder: Path, sockets: Path, limit: int) -> None:
         self.folder = folder
@@ -83,11 +87,7 @@ class Fleet:
         """Start all daemons, from nothing; DemoError if one does not."""
         shutil.rmtree(self.home, ignore_errors=True)
         (self.home / "logs").mkdir(parents=True)
-        tracker = self._daemon("tracker", "tracker", "--listen", "127.0.0.1:0", stdout=subprocess.PIPE)
-        assert tracker.stdout is not None
-        self.tracker = tracker.stdout.readline().decode().strip()
-        if not self.tracker:
-            raise DemoError(f"the tracker did not start: {self._tail('tracker')}")
+        self.tracker = os.environ.get("SHOAL_DEMO_TRACKER") or self._own_tracker()
 
         agents = {}
         for name in (PUBLISHER, *HOSTS):
@@ -119,6 +119,14 @@ class Fleet:
                 }
             )
         )
+
+    def _own_tracker(self) -> str:
+        tracker = self._daemon("tracker", "tracker", "--listen", "127.0.0.1:0", stdout=subprocess.PIPE)
+        assert tracker.stdout is not None
+        url = tracker.stdout.readline().decode().strip()
+        if not url:
+            raise DemoError(f"the tracker did not start: {self._tail('tracker')}")
+        return url
 
     def _agent_config(self, name: str) -> dict[str, object]:
         return {

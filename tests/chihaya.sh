@@ -1,13 +1,17 @@
 #!/bin/bash
-# Builds the real chihaya v2.0.0-rc.2, the newest version that the Go module proxy serves with all it needs.
+# Builds the real chihaya from what the Go module proxy serves with all it needs: v2.0.0-rc.2, and of the branch main the
+# newest commit there is, of 2022, whose configuration is today's. (v1.0.2 imports modules that no proxy has.)
 #
-#   tests/chihaya.sh            prints the path of the program, building it when it is not there
+#   tests/chihaya.sh [VERSION]    prints the path of the program, building it when it is not there
 #
+# VERSION: main or v2.0.0-rc.2 (the default).
 # Go: any version from 1.19 (Debian 12's); installed with apt-get when it is missing and the user is root.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-source=extensions/molecule/images/chihaya
+version=${1:-v2.0.0-rc.2}
+source=extensions/molecule/images/chihaya/$version
+[ -d "$source" ] || { echo "chihaya $version: unknown, expected main or v2.0.0-rc.2" >&2; exit 2; }
 target=$PWD/.cache/chihaya/$(cat "$source"/go.* "$source"/tools.go | cksum | cut -d' ' -f1)
 mkdir -p .cache/chihaya
 exec 9>.cache/chihaya/lock

@@ -1,4 +1,4 @@
-"""The real chihaya v2.0.0-rc.2, built from its Go module, on loopback."""
+"""The real chihaya, built from its Go module, on loopback."""
 
 from __future__ import annotations
 
@@ -63,10 +63,26 @@ def _listens(port: int) -> bool:
         return sock.connect_ex(("127.0.0.1", port)) == 0
 
 
+def program(version: str) -> str:
+    """The path of chihaya of that version, which is built where it is not there."""
+    script = REPOSITORY / "tests/chihaya.sh"
+    return subprocess.run([script, version], check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+
+
+@contextmanager
+def running(command: list[str | Path], port: int, log: Path) -> Iterator[Chihaya]:
+    """Chihaya with a configuration of the test's own, which listens on the TCP port."""
+    tracker = Chihaya(command, port, log)
+    try:
+        tracker.start()
+        yield tracker
+    finally:
+        tracker.kill()
+
+
 @contextmanager
 def chihaya(folder: Path, **changes: Any) -> Iterator[Chihaya]:
-    """Chihaya on a free port, HTTP and UDP. ``changes``: settings of its own file."""
-    built = subprocess.run([REPOSITORY / "tests/chihaya.sh"], check=True, stdout=subprocess.PIPE, text=True)
+    """Chihaya v2.0.0-rc.2 on a free port, HTTP and UDP. ``changes``: settings of its own file."""
     port = free_port()
     # Peers that announce within its first second are dated 1970, so its first collection would forget them.
     memory = {"gc_interval": "1h", "peer_lifetime": "3m", "shard_count": 16}
@@ -82,10 +98,6 @@ def chihaya(folder: Path, **changes: Any) -> Iterator[Chihaya]:
         **changes,
     }
     (folder / "chihaya.yaml").write_text(yaml.safe_dump({"chihaya": config}))
-    command = [built.stdout.strip(), "--config", folder / "chihaya.yaml"]
-    tracker = Chihaya(command, port, folder / "chihaya.log")
-    try:
-        tracker.start()
+    command = [program("v2.0.0-rc.2"), "--config", folder / "chihaya.yaml"]
+    with running(command, port, folder / "chihaya.log") as tracker:
         yield tracker
-    finally:
-        tracker.kill()

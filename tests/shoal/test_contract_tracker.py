@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import closing
@@ -11,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from ansible.module_utils.testing import patch_module_args
-from chihaya_helpers import chihaya, free_port
+from chihaya_helpers import chihaya, free_port, program, running
 from tracker_helpers import announce_query, talk, tracker_process
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -22,15 +24,18 @@ HASH = "0a" * 20
 
 
 @pytest.fixture
-def tracker_info(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., dict[str, Any]]:
-    """The module, called as Ansible calls it; returns the fact ``tracker``."""
+def collection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This checkout, importable as the collection."""
     (tmp_path / "ansible_collections" / "shoal").mkdir(parents=True)
     (tmp_path / "ansible_collections" / "shoal" / "deploy").symlink_to(REPOSITORY)
     monkeypatch.syspath_prepend(str(tmp_path))
     for name in [name for name in sys.modules if name.split(".")[0] == "ansible_collections"]:
         monkeypatch.delitem(sys.modules, name)
+
+
+@pytest.fixture
+def tracker_info(collection: None, capsys: pytest.CaptureFixture[str]) -> Callable[..., dict[str, Any]]:
+    """The module, called as Ansible calls it; returns the fact ``tracker``."""
     from ansible_collections.shoal.deploy.plugins.modules import tracker_info as module
 
     def call(url: str, **params: Any) -> dict[str, Any]:
@@ -143,6 +148,46 @@ def test_our_own_tracker(tracker_info: Callable[..., dict[str, Any]]) -> None:
     assert (told["error"], told["healthy"], told["interval"], told["min_interval"]) == (None, True, 60, 30)
     assert [peer["port"] for peer in told["torrents"][0]["peers"]] == [6001]
     assert (told["torrents"][0]["seeders"], told["torrents"][0]["leechers"]) == (1, 0)
+
+
+# What the role chihaya renders, read by chihaya itself
+
+
+def own_certificate(folder: Path) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1 and ::1, and its key."""
+    certificate, key = folder / "tracker.pem", folder / "tracker.key"
+    names = "subjectAltName=IP:127.0.0.1,IP:::1"
+    request = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=tracker"]
+    subprocess.run([*request, "-addext", names, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    return certificate, key
+
+
+@pytest.mark.parametrize("version", ["main", "v2.0.0-rc.2"])
+def test_what_the_role_renders_runs_and_is_healthy_at_every_listener(
+    tmp_path: Path, collection: None, tracker_info: Callable[..., dict[str, Any]], version: str
+) -> None:
+    from ansible_collections.shoal.deploy.plugins.plugin_utils._chihaya import make_plan
+
+    generation = yaml.safe_load((REPOSITORY / f"roles/chihaya/files/generations/{version}.yml").read_text())
+    port, internal, https = (free_port() for _ in range(3))
+    certificate, key = own_certificate(tmp_path)
+    settings: dict[str, Any] = {"http": {"addr": f":{port}"}, "udp": {"addr": f":{port}"}}
+    settings[generation["meaning"]["internal"][0]] = f"127.0.0.1:{internal}"
+    if "https" in generation["meaning"]["listeners"]:
+        settings["http"] |= {"https_addr": f":{https}", "tls_cert_path": str(certificate), "tls_key_path": str(key)}
+    plan = make_plan(settings, generation, {"network": "host", "ipv6": has_ipv6(), "private_key": "a-key"})
+    assert plan["problems"] == []
+
+    config = tmp_path / "chihaya.yaml"
+    config.write_text(plan["config"])
+    command = [str(config) if word == generation["config_path"] else word for word in generation["command"]]
+    with running([program(version), *command], port, tmp_path / "chihaya.log"):
+        told = {url: tracker_info(url, ca_path=str(certificate)) for url in plan["probes"]}
+    assert {url: tracker["error"] for url, tracker in told.items()} == dict.fromkeys(told)
+    assert {tracker["interval"] for tracker in told.values()} == {60}
+    protocols = {tracker["protocol"] for tracker in told.values()}
+    assert protocols == ({"http", "https", "udp"} if version == "main" else {"http", "udp"})
+    assert len(told) == len(protocols) * (2 if has_ipv6() else 1)
 
 
 # Agents, which know nothing of each other but the tracker

@@ -32,6 +32,8 @@ _MAX_DEPTH = 20
 
 # Chihaya cuts longer scrapes short without a word (50 by default); a UDP scrape holds no more than 74.
 _SCRAPE_BATCH = 25
+# Chihaya v1.0.2 refuses a scrape with these words if it does not know one of its info hashes.
+_UNKNOWN_TORRENT = "torrent does not exist"
 
 _UDP_MAGIC = 0x41727101980  # BEP 15: what a connect request says in place of a connection id
 _CONNECT, _ANNOUNCE, _SCRAPE, _ERROR = range(4)
@@ -349,15 +351,23 @@ def _read_http_scrape(answer: dict, wanted: list) -> dict:
 
 
 def _scrape_in_batches(info_hashes: list, scrape_batch) -> dict:
+    def known(batch: list) -> dict:
+        try:
+            return scrape_batch(batch)
+        except RefusedError as refusal:
+            if str(refusal) != _UNKNOWN_TORRENT:
+                raise
+            return {}
+
     swarms = {}
     for start in range(0, len(info_hashes), _SCRAPE_BATCH):
         batch = info_hashes[start : start + _SCRAPE_BATCH]
-        swarms.update(scrape_batch(batch))
+        swarms.update(known(batch))
         if len(batch) > 1:
             # Left out because it is unknown, or because this tracker cuts long scrapes short?
             for info_hash in batch:
                 if info_hash not in swarms:
-                    swarms.update(scrape_batch([info_hash]))
+                    swarms.update(known([info_hash]))
     return swarms
 
 

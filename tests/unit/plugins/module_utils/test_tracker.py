@@ -218,6 +218,16 @@ class TestHttp:
             assert ask(url).scrape([HASH, other]) == {HASH: trackers.Swarm(5, 1, 4)}
         assert requests[1].startswith("GET /scrape?info_hash=" + "z" * 20 + " ")
 
+    def test_scrape_that_is_refused_for_one_unknown_info_hash(self):
+        # As chihaya v1.0.2 does.
+        other = b"z" * 20
+        known = b"d5:filesd20:%sd8:completei5e10:downloadedi4e10:incompletei1eeee" % HASH
+        unknown = b"d14:failure reason22:torrent does not existe"
+        with http_tracker(unknown, known, unknown) as (url, _requests):
+            assert ask(url).scrape([HASH, other]) == {HASH: trackers.Swarm(5, 1, 4)}
+        with http_tracker(b"d14:failure reason10:not for yoe") as (url, _requests):
+            assert failure(trackers.RefusedError, lambda: ask(url).scrape([HASH])) == "not for yo"
+
     @pytest.mark.parametrize(
         ("announce", "scrape"),
         [

@@ -47,6 +47,7 @@ from shoal.swarm import (
     BadTorrent,
     ConflictingData,
     Engine,
+    NoSpace,
     State,
     SwarmError,
     TorrentStatus,
@@ -111,6 +112,7 @@ class Api:
 
     async def _describe_agent(self) -> dict[str, object]:
         torrents = await asyncio.to_thread(self.engine.statuses)
+        storage = await asyncio.to_thread(self.engine.space_status)
         return {
             "version": __version__,
             "api": API_VERSION,
@@ -121,6 +123,7 @@ class Api:
             "listen": self.engine.listen_ports,
             "store_dir": self.store_dir,
             "state_dir": self.state_dir,
+            "storage": storage,
             "config": self.configuration.describe(),
             "upload_limit": self.limits.upload,
             "download_limit": self.limits.download,
@@ -244,11 +247,16 @@ class Api:
         file = files[int(index)]
         if request.content_length not in (None, file.size):
             raise BadRequestError(f"{file.path}: found {request.content_length} bytes, expected {file.size}")
-        with contextlib.closing(IncomingFile(self.store_dir, Path(info_hash, file.path))) as incoming:
+        with contextlib.ExitStack() as opened:
+            space = opened.enter_context(contextlib.closing(await asyncio.to_thread(self.engine.reserve, file.size)))
+            incoming = opened.enter_context(
+                contextlib.closing(IncomingFile(self.store_dir, Path(info_hash, file.path)))
+            )
             async for chunk in request.content.iter_chunked(IMPORT_CHUNK):
                 if incoming.size + len(chunk) > file.size:
                     raise BadRequestError(f"{file.path}: found more than the expected {file.size} bytes")
                 await asyncio.to_thread(incoming.write, chunk)
+                space.written(len(chunk))
             if incoming.size != file.size:
                 raise BadRequestError(f"{file.path}: found {incoming.size} bytes, expected {file.size}")
             await asyncio.to_thread(incoming.sync)
@@ -334,6 +342,17 @@ def _encode(value: object) -> str:
     raise NotImplementedError(f"{type(value).__name__} in an answer")
 
 
+_REFUSALS: dict[type[Exception], tuple[int, str, str]] = {
+    BadRequestError: (400, "bad_request", ""),
+    BadTorrent: (400, "bad_request", ""),
+    UnknownTorrent: (404, "not_found", "GET /v1/torrents lists what the agent has"),
+    ConflictingData: (409, "conflict", "remove the torrent first"),
+    GoneError: (410, "gone", "look at the torrents, then ask without after"),
+    NoSpace: (507, "no_space", "make room, or lower storage.min_free"),
+}
+"""Status, code and hint of what is refused."""
+
+
 @web.middleware
 async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Every failure in the one format, and the API's version on every answer."""
@@ -341,14 +360,9 @@ async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamRe
         response = await handler(request)
     except AnswerError as error:
         response = _error(error)
-    except (BadRequestError, BadTorrent) as error:
-        response = _error(AnswerError(400, "bad_request", str(error)))
-    except UnknownTorrent as error:
-        response = _error(AnswerError(404, "not_found", str(error), "GET /v1/torrents lists what the agent has"))
-    except ConflictingData as error:
-        response = _error(AnswerError(409, "conflict", str(error), "remove the torrent first"))
-    except GoneError as error:
-        response = _error(AnswerError(410, "gone", str(error), "look at the torrents, then ask without after"))
+    except tuple(_REFUSALS) as error:
+        status, code, hint = _REFUSALS[type(error)]
+        response = _error(AnswerError(status, code, str(error), hint))
     except web.HTTPException as error:
         response = _error(_from_http(request, error))
     except SwarmError as error:

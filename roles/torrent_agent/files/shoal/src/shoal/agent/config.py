@@ -16,7 +16,7 @@ import yaml
 
 from shoal.agent.addresses import parse_endpoint, parse_ip
 from shoal.agent.errors import ConfigError
-from shoal.swarm import EngineSettings, WebSeedPolicy
+from shoal.swarm import EngineSettings, Reserve, WebSeedPolicy
 
 MAX_CONFIG_BYTES = 64 * 1024  # a real one has a few hundred bytes: more is the wrong file
 MAX_PROBLEMS = 20  # told at once; a file with more of them is another program's
@@ -26,6 +26,16 @@ MAX_SOCKET_PATH = 107  # sun_path of Linux, less its closing NUL (unix(7))
 
 class ByteRate(int):
     """Bytes per second; in YAML a whole number or text such as ``2MB`` or ``500KiB``. 0: no limit."""
+
+
+class MinFree(str):
+    """What stays free: bytes as for ``ByteRate``, or a share such as ``5%``."""
+
+    @property
+    def reserve(self) -> Reserve:
+        if self.endswith("%"):
+            return Reserve(percent=float(self[:-1]))
+        return Reserve(bytes=_parse_size(str(self)))
 
 
 class FileMode(int):
@@ -68,6 +78,13 @@ class WebSeeds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_connections: Annotated[int, msgspec.Meta(ge=0, le=64)] = 2
 
 
+class Storage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How full the store's file system may get, and what becomes of downloads that do not fit."""
+
+    min_free: MinFree = MinFree("2%")
+    when_full: Literal["wait", "refuse"] = "wait"
+
+
 class Log(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is logged, to standard error."""
 
@@ -91,6 +108,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     limits: Limits = Limits()
     discovery: Discovery = Discovery()
     web_seeds: WebSeeds = WebSeeds()
+    storage: Storage = Storage()
     resume_interval: Annotated[float, msgspec.Meta(ge=1, le=86400)] = 30
     log: Log = Log()
 
@@ -114,6 +132,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             natpmp=self.discovery.natpmp,
             announce_ip=str(self.announce_ip or ""),
             resume_interval=self.resume_interval,
+            min_free=self.storage.min_free.reserve,
+            refuse_when_full=self.storage.when_full == "refuse",
             web_seed=WebSeedPolicy(
                 stall_after=self.web_seeds.stall_after,
                 jitter=self.web_seeds.jitter,
@@ -209,19 +229,48 @@ def _require_trusted(path: Path, info: os.stat_result) -> None:
 
 # --- values ---------------------------------------------------------------------------------------------------
 
-_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
-_RATE = re.compile(r"(\d{1,12}(?:\.\d{1,6})?) ?([A-Za-z]*)", re.ASCII)
+_UNITS = {
+    "": 1,
+    "b": 1,
+    "kb": 10**3,
+    "mb": 10**6,
+    "gb": 10**9,
+    "tb": 10**12,
+    "kib": 2**10,
+    "mib": 2**20,
+    "gib": 2**30,
+    "tib": 2**40,
+}
+_PERCENT = re.compile(r"(\d{1,2}(?:\.\d{1,3})?) ?%", re.ASCII)
+_SIZE = re.compile(r"(\d{1,12}(?:\.\d{1,6})?) ?([A-Za-z]*)", re.ASCII)
 _NAME = re.compile(r"[A-Za-z0-9._:-]{0,64}", re.ASCII)
 
 
+def _parse_size(value: object) -> int:
+    """Bytes: a whole number, or text with a unit."""
+    if isinstance(value, str) and (match := _SIZE.fullmatch(value)) and match[2].lower() in _UNITS:
+        return int(float(match[1]) * _UNITS[match[2].lower()])
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    raise ValueError(f"found {_found(value)}, expected bytes: a whole number or text such as 10GB")
+
+
+def _parse_min_free(value: object) -> MinFree:
+    if not isinstance(value, str) or not _PERCENT.fullmatch(value):
+        try:
+            _parse_size(value)
+        except ValueError:
+            expected = 'bytes such as 10GB, or a share of the file system below 100 such as "5%"'
+            raise ValueError(f"found {_found(value)}, expected {expected}") from None
+    return MinFree(str(value).replace(" ", ""))
+
+
 def _parse_rate(value: object) -> ByteRate:
-    expected = "expected bytes per second: a whole number or text such as 2MB or 500KiB; 0 is no limit"
-    if isinstance(value, str) and (match := _RATE.fullmatch(value)) and match[2].lower() in _UNITS:
-        rate = int(float(match[1]) * _UNITS[match[2].lower()])
-    elif isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-        rate = value
-    else:
-        raise ValueError(f"found {_found(value)}, {expected}")
+    try:
+        rate = _parse_size(value)
+    except ValueError:
+        expected = "bytes per second: a whole number or text such as 2MB or 500KiB; 0 is no limit"
+        raise ValueError(f"found {_found(value)}, expected {expected}") from None
     if rate > MAX_RATE:
         raise ValueError(f"found {_found(value)}, expected at most {MAX_RATE} bytes per second; 0 is no limit")
     return ByteRate(rate)
@@ -261,6 +310,7 @@ def _parse_name(value: object) -> AgentName:
 
 _PARSERS: dict[type, Callable[[object], object]] = {
     ByteRate: _parse_rate,
+    MinFree: _parse_min_free,
     FileMode: _parse_mode,
     Path: _parse_path,
     ListenAddress: _parse_listen,

@@ -23,6 +23,8 @@ EVENT_LEVELS = {
     EventKind.HASH_FAILED: logging.WARNING,
     EventKind.TRACKER_ERROR: logging.WARNING,
     EventKind.PEER_ERROR: logging.DEBUG,  # peers come and go; on a big fleet thousands a minute
+    EventKind.HELD: logging.WARNING,
+    EventKind.RELEASED: logging.INFO,
     EventKind.WEB_SEEDS_USED: logging.INFO,
     EventKind.RESUME_SAVED: logging.DEBUG,
     EventKind.LISTEN_FAILED: logging.ERROR,

@@ -114,6 +114,12 @@ def _picture(found: Json) -> Any:
     agent = found["agent"]
     ports = ", ".join(str(port) for port in agent["listen"])
     head = Text(f"{agent['name']}  shoal {agent['version']}  port {ports}", style="bold")
+    if storage := agent.get("storage"):
+        head.append(
+            f"\nspace: {_size(storage['free'])} free, {_size(storage['reserved'])} of it for downloads, "
+            f"min_free {_size(storage['min_free'])}",
+            style="not bold",
+        )
     table = Table(box=None, header_style="bold")
     for title in ("name", "state", "size", "done", "down", "up", "peers"):
         table.add_column(title, justify="right" if title not in ("name", "state") else "left", overflow="fold")
@@ -121,7 +127,7 @@ def _picture(found: Json) -> Any:
     for torrent in found["torrents"]:
         table.add_row(
             Text(_name(torrent)),
-            Text(_state(torrent)),
+            Text(_state(torrent).partition(":")[0] if torrent.get("held") else _state(torrent)),
             _size(torrent["size"]),
             f"{torrent['progress']:.0%}",
             f"{_size(torrent['download_rate'])}/s",
@@ -129,7 +135,8 @@ def _picture(found: Json) -> Any:
             str(torrent["peers"]),
             torrent["info_hash"],
         )
-    return Group(head, table if found["torrents"] else Text("no torrents"))
+    notes = [Text(f"{_name(torrent)}: {_state(torrent)}") for torrent in found["torrents"] if torrent.get("held")]
+    return Group(head, table if found["torrents"] else Text("no torrents"), *notes)
 
 
 def _name(torrent: Json) -> str:
@@ -139,6 +146,8 @@ def _name(torrent: Json) -> str:
 def _state(torrent: Json) -> str:
     if torrent["error"]:
         return _plain(f"error: {torrent['error']['message']} {torrent['error']['what']}".rstrip())
+    if held := torrent.get("held"):
+        return _plain(str(held["message"]))
     return f"{torrent['state']}, paused" if torrent["paused"] else str(torrent["state"])
 
 
@@ -252,10 +261,10 @@ def _bar() -> Iterator[Callable[[Json], None]]:
 
 
 def _lines() -> Callable[[Json], None]:
-    shown: list[tuple[str, int]] = []
+    shown: list[tuple[str, bool, int]] = []
 
     def show(torrent: Json) -> None:
-        step = (torrent["state"], int(torrent["progress"] * 10))
+        step = (torrent["state"], bool(torrent.get("held")), int(torrent["progress"] * 10))
         if step in shown[-1:]:
             return
         shown.append(step)

@@ -3,7 +3,7 @@
 from libtorrent import __version__ as libtorrent_version
 
 from shoal.swarm.engine import Engine
-from shoal.swarm.errors import BadTorrent, ConflictingData, SwarmError, UnknownTorrent
+from shoal.swarm.errors import BadTorrent, ConflictingData, NoSpace, SwarmError, UnknownTorrent
 from shoal.swarm.metainfo import PayloadFile
 from shoal.swarm.types import (
     AddTorrent,
@@ -11,7 +11,10 @@ from shoal.swarm.types import (
     EngineSettings,
     Event,
     EventKind,
+    Hold,
     PeerStatus,
+    Reserve,
+    SpaceStatus,
     State,
     TorrentError,
     TorrentStatus,
@@ -28,8 +31,12 @@ __all__ = [
     "EngineSettings",
     "Event",
     "EventKind",
+    "Hold",
+    "NoSpace",
     "PayloadFile",
     "PeerStatus",
+    "Reserve",
+    "SpaceStatus",
     "State",
     "SwarmError",
     "TorrentError",

@@ -20,9 +20,9 @@ from typing import Any
 import libtorrent as lt
 import msgspec
 
-from shoal.swarm import alerts, metainfo, settings
+from shoal.swarm import alerts, metainfo, settings, space
 from shoal.swarm.endpoints import resolve
-from shoal.swarm.errors import BadTorrent, ConflictingData, SwarmError, UnknownTorrent
+from shoal.swarm.errors import BadTorrent, ConflictingData, NoSpace, SwarmError, UnknownTorrent
 from shoal.swarm.metainfo import Metainfo, Parsed, PayloadFile
 from shoal.swarm.restore import restore
 from shoal.swarm.resume import Quarantined, Record, Saved, StateFolder, stamp, write_atomically
@@ -33,7 +33,9 @@ from shoal.swarm.types import (
     EngineSettings,
     Event,
     EventKind,
+    Hold,
     PeerStatus,
+    SpaceStatus,
     State,
     TorrentError,
     TorrentStatus,
@@ -47,7 +49,25 @@ _PROGRESS_INTERVAL = 1.0
 _IDLE_WAIT = 3600.0
 """Seconds the alert thread sleeps when nothing is due: any number will do, alerts wake it."""
 
+_SPACE_INTERVAL = 1.0
+"""Seconds between looks at the store's file system while something fetches or waits for space: nobody tells us when
+others fill it, or make room. In that time they may take what we leave free, and we what we reserved: no more."""
+
 _DELETE_TIMEOUT = 60.0
+
+
+class Reservation:
+    """Bytes that somebody is about to write into the store. `done` ends it, however much was written."""
+
+    def __init__(self, size: int, done: Callable[[Reservation], None]) -> None:
+        self.left = size
+        self._done = done
+
+    def written(self, size: int) -> None:
+        self.left -= size
+
+    def close(self) -> None:
+        self._done(self)
 
 
 class Engine:
@@ -72,6 +92,8 @@ class Engine:
         self._stopping = False
         self._unsaved = False  # resume data that could not be saved: the next start must not trust it
         self._ports: list[int] = []
+        self._importing: list[Reservation] = []
+        self._space_due: float | None = None  # when to look at the file system again
         self._early: list[Event] = []  # of before the alert thread ran
         self._reactions: dict[type, Callable[[Torrent, Any], None]] = {
             lt.block_downloading_alert: self._on_request,
@@ -199,6 +221,7 @@ class Engine:
         :returns: its status, and whether it was unknown until now
         :raises BadTorrent: it cannot be read
         :raises ConflictingData: it is known with its payload elsewhere
+        :raises NoSpace: it does not fit, and the settings say to refuse it then
         """
         parsed = metainfo.load(request)
         peers = resolve(request.peers)
@@ -209,6 +232,7 @@ class Engine:
             if known:
                 self._merge(known, request, parsed.trackers, peers, parsed.web_seeds)
                 return known.status(), False
+            self._refuse_what_does_not_fit(request, parsed)
             torrent, written = self._create(request, parsed, peers)
         # Whoever is told that the torrent is added finds it again after a power cut.
         try:
@@ -223,11 +247,13 @@ class Engine:
     def describe(self, request: AddTorrent) -> TorrentStatus | None:
         """The known torrent that ``request`` is about, None if there is none. Changes nothing.
 
-        :raises BadTorrent, ConflictingData: as `add` would
+        :raises BadTorrent, ConflictingData, NoSpace: as `add` would
         """
         parsed = metainfo.load(request)
         with self._lock:
             known = self._known(parsed, request)
+            if known is None:
+                self._refuse_what_does_not_fit(request, parsed)
             return known.status() if known else None
 
     def remove(self, info_hash: str, *, data: bool) -> None:
@@ -267,6 +293,7 @@ class Engine:
         with self._lock:
             torrent = self._get(info_hash)
             torrent.record.paused = True
+            torrent.hold = None
             if torrent.state is State.CHECKING:
                 torrent.handle.set_flags(lt.torrent_flags.stop_when_ready)
             else:
@@ -284,9 +311,8 @@ class Engine:
                 self.recheck(info_hash)
             else:
                 torrent.handle.clear_error()
-                torrent.handle.unset_flags(lt.torrent_flags.stop_when_ready)
-                torrent.handle.resume()
-                self._changed(torrent)
+                self._ask_for_space(torrent)
+                self._go_on(torrent)
             self._write_record(torrent)
 
     def recheck(self, info_hash: str) -> None:
@@ -296,10 +322,11 @@ class Engine:
             torrent.error = None
             torrent.checking = True
             torrent.flushed = False
+            torrent.on_disk = space.allocated(torrent.file_paths())
             torrent.record.files = None
             torrent.handle.clear_error()
             torrent.handle.force_recheck()
-            if torrent.record.paused or torrent.in_place:
+            if torrent.record.paused or torrent.hold or torrent.in_place:
                 torrent.handle.set_flags(lt.torrent_flags.stop_when_ready)
             torrent.handle.resume()  # a paused torrent does not check
             self._changed(torrent)
@@ -381,6 +408,95 @@ class Engine:
         """The folder of the store that holds the torrent's payload."""
         return self._settings.store_dir / info_hash
 
+    # --- space ---
+
+    def space_status(self) -> SpaceStatus:
+        """The store's file system. OSError."""
+        with self._lock:
+            found = self._measure()
+            running = [torrent.need() for torrent in self._torrents.values() if torrent.hold is None]
+            waiting = sum(torrent.hold is not None for torrent in self._torrents.values() if torrent.fills_disk)
+            reserved = sum(running) + self._imported()
+            return SpaceStatus(found.total, found.free, found.min_free, reserved, waiting)
+
+    def reserve(self, size: int) -> Reservation:
+        """Room for ``size`` bytes that somebody else is about to write into the store.
+
+        :raises NoSpace: they do not fit beside what downloads need
+        """
+        with self._lock:
+            found = self._measure()
+            reserved = sum(torrent.need() for torrent in self._torrents.values() if torrent.hold is None)
+            self._require(size, reserved + self._imported(), found)
+            reservation = Reservation(size, self._importing.remove)
+            self._importing.append(reservation)
+            return reservation
+
+    def _measure(self) -> space.Space:
+        return space.measure(self._settings.store_dir, self._settings.min_free)
+
+    def _imported(self) -> int:
+        return sum(reservation.left for reservation in self._importing)
+
+    def _refuse_what_does_not_fit(self, request: AddTorrent, parsed: Parsed) -> None:
+        if self._settings.refuse_when_full and parsed.metainfo and not request.data_path and not request.paused:
+            here = space.allocated(parsed.metainfo.paths(self.store_path(parsed.info_hash) / parsed.metainfo.root))
+            reserved = sum(torrent.need() for torrent in self._torrents.values() if torrent.hold is None)
+            self._require(parsed.metainfo.size - here, reserved + self._imported(), self._measure())
+
+    @staticmethod
+    def _require(size: int, reserved: int, found: space.Space) -> None:
+        if reserved + size > found.available:
+            raise NoSpace(space.refusal(size, reserved, found).message.replace("waiting for space", "no space", 1))
+
+    def _share_space(self, newcomer: Torrent | None = None) -> None:
+        """Hold the downloads that do not fit, let those go on that do.
+
+        :param newcomer: wants to start
+        """
+        torrents = [torrent for torrent in self._torrents.values() if torrent.fills_disk or torrent.hold]
+        self._space_due = time.monotonic() + _SPACE_INTERVAL if torrents else None
+        try:
+            found = self._measure()
+        except OSError as error:
+            _log.error("the store's free space cannot be told: %s", error)
+            return
+        wants = []
+        for torrent in torrents:
+            running = torrent.hold is None and torrent is not newcomer
+            if need := torrent.need():
+                wants.append(space.Want(torrent.info_hash, need, running, torrent.record.added_at))
+        held, _reserved = space.share_out(wants, found, self._imported())
+        for torrent in torrents:
+            hold = held.get(torrent.info_hash)
+            if hold and torrent.hold is None:
+                self._hold(torrent, hold)
+            elif hold:
+                torrent.hold = hold  # with the numbers as they are now
+            elif torrent.hold:
+                torrent.hold = None
+                self._tell(Event(EventKind.RELEASED, torrent.info_hash, state=torrent.state))
+                self._go_on(torrent)
+
+    def _ask_for_space(self, torrent: Torrent) -> None:
+        if torrent.fills_disk:
+            self._share_space(torrent)
+
+    def _hold(self, torrent: Torrent, hold: Hold) -> None:
+        torrent.hold = hold
+        if torrent.checking:
+            torrent.handle.set_flags(lt.torrent_flags.stop_when_ready)
+        else:
+            torrent.handle.pause()
+        self._tell(Event(EventKind.HELD, torrent.info_hash, torrent.state, what=hold.reason, message=hold.message))
+        self._changed(torrent)
+
+    def _go_on(self, torrent: Torrent) -> None:
+        if torrent.hold is None:
+            torrent.handle.unset_flags(lt.torrent_flags.stop_when_ready)
+            torrent.handle.resume()
+        self._changed(torrent)
+
     # --- adding ---
 
     def _get(self, info_hash: str) -> Torrent:
@@ -425,6 +541,7 @@ class Engine:
             self._writer.submit(write_atomically, self._folder.torrent_file(record.info_hash), request.torrent)
         # under the lock: no alert of the torrent is told before
         self._tell(Event(EventKind.ADDED, torrent.info_hash, state=torrent.state))
+        self._ask_for_space(torrent)
         return torrent, self._write_record(torrent)
 
     def _attach(self, record: Record, parsed: Parsed) -> Torrent:
@@ -433,6 +550,7 @@ class Engine:
         store = self.store_path(record.info_hash)
         root = Path(record.data_path).parent if record.data_path else store
         torrent = Torrent(record, parsed, root, self._settings.web_seed)
+        torrent.on_disk = space.allocated(torrent.file_paths())
         tiers = [*parsed.trackers, *record.trackers]
         params.trackers = [url for tier in tiers for url in tier]
         params.tracker_tiers = [number for number, tier in enumerate(tiers) for _url in tier]
@@ -514,6 +632,7 @@ class Engine:
             self._early.append(Event(EventKind.ERROR, record.info_hash, message=str(error)))
             return
         torrent.unclean = not clean
+        self._ask_for_space(torrent)
         self._add_peers(torrent, record.peers)
 
     def _warn(self, info_hash: str, spoilt: Quarantined) -> None:
@@ -536,10 +655,15 @@ class Engine:
             with self._lock:
                 for alert in self._session.pop_alerts():
                     self._react_safely(alert)
-                self._look_after_fetching(time.monotonic())
+                now = time.monotonic()
+                self._look_after_fetching(now)
+                if self._space_due is not None and now >= self._space_due:
+                    self._share_space()
 
     def _next_deadline(self) -> float:
         due = time.monotonic() + _IDLE_WAIT
+        if self._space_due is not None:
+            due = min(due, self._space_due)
         for torrent in self._torrents.values():
             if torrent.fetching_since is not None:
                 for own in (torrent.progress_due, torrent.resume_due, torrent.web_seeds.due):
@@ -644,7 +768,11 @@ class Engine:
         status = torrent.handle.status()
         state = torrent.state_in(status)
         now = time.monotonic()
-        fetching = state in (State.DOWNLOADING, State.METADATA) and not torrent.record.paused
+        if self._space_due is None and torrent.fills_disk:
+            self._space_due = now
+            self._bell.ring()
+        still = torrent.record.paused or torrent.hold is not None
+        fetching = state in (State.DOWNLOADING, State.METADATA) and not still
         if fetching and torrent.fetching_since is None:
             torrent.fetching_since = torrent.last_byte_at = now
             if state is State.DOWNLOADING and torrent.record.web_seeds:
@@ -697,6 +825,7 @@ class Engine:
         torrent.info_hash_v2 = metainfo.key_v2(torrent.handle.info_hashes())
         self._tell(Event(EventKind.METADATA, torrent.info_hash))
         self._changed(torrent)
+        self._ask_for_space(torrent)
         if torrent.record.web_seeds and torrent.fetching_since is not None:
             torrent.web_seeds.start(time.monotonic())
         self._save_resume_data(torrent)

@@ -15,5 +15,9 @@ class BadTorrent(SwarmError):  # noqa: N818
     """What was given is no usable .torrent or magnet."""
 
 
+class NoSpace(SwarmError):  # noqa: N818
+    """It does not fit onto the store's file system; the message has the sum."""
+
+
 class ConflictingData(SwarmError):  # noqa: N818
     """The torrent is known already, with its payload elsewhere."""

@@ -169,6 +169,7 @@ class StateFolder:
         """Every torrent of the folder; what cannot be read is moved to the quarantine and named."""
         for path in sorted(self._torrents.glob("*.new")):
             path.unlink()  # a write that was cut off; its target is whole
+        records: list[Record] = []
         for path in sorted(self._torrents.glob("*.json")):
             try:
                 record = msgspec.json.decode(path.read_bytes(), type=Record)
@@ -179,11 +180,10 @@ class StateFolder:
             except (OSError, ValueError) as error:
                 yield self.quarantine(path, str(error))
                 continue
-            yield Saved(
-                record,
-                self._read(path.with_suffix(".torrent")),
-                self._read(path.with_suffix(".resume")),
-            )
+            records.append(record)
+        for record in sorted(records, key=lambda record: record.added_at):  # older ones come first, also to space
+            files = self.torrent_file(record.info_hash), self.resume_file(record.info_hash)
+            yield Saved(record, *map(self._read, files))
 
     def quarantine(self, path: Path, reason: str) -> Quarantined:
         target = self._root / "quarantine" / f"{path.name}.{time.time_ns()}"

@@ -14,6 +14,7 @@ from shoal.swarm.metainfo import Parsed
 from shoal.swarm.resume import Record
 from shoal.swarm.settings import MAX_SOURCES
 from shoal.swarm.types import (
+    Hold,
     PeerStatus,
     State,
     TorrentError,
@@ -85,6 +86,8 @@ class Torrent:
         self.flushed = False  # all content has left libtorrent's buffers since it was complete
         self.checking = True  # a check is due or runs: libtorrent has not told of its end
         self.hashing = False  # the check that runs reads the data, it does not only look at resume data
+        self.hold: Hold | None = None  # why the engine keeps it still
+        self.on_disk = 0  # bytes that its files had when the check that is due or runs began
         self.halted = False  # paused, and all that was received is on disk
         self.unclean = False  # what is on disk may be more or less than the record says
         self.rehashed = 0
@@ -135,6 +138,19 @@ class Torrent:
             # Readers must find every byte in the files, and libtorrent may still hold some.
             return self.state if self.state in (State.CHECKING, State.DOWNLOADING) else State.CHECKING
         return state
+
+    @property
+    def fills_disk(self) -> bool:
+        """Whether more of it is to be written, or may be once the check has ended; if only there is room."""
+        unfinished = self.state in (State.CHECKING, State.DOWNLOADING)
+        return unfinished and not self.in_place and not self.record.paused and self.metainfo is not None
+
+    def need(self) -> int:
+        """Bytes that are still to be written until it is complete."""
+        if not self.fills_disk or self.metainfo is None:
+            return 0
+        here = self.on_disk if self.checking else self.handle.status().total_done
+        return max(0, self.metainfo.size - here)
 
     def difference(self) -> TorrentError:
         """Why a payload that should be seeded in place cannot be: the first file that is not the torrent's."""
@@ -293,6 +309,7 @@ class Torrent:
             added_at=record.added_at,
             completed_at=record.completed_at,
             download_seconds=record.download_seconds + (now - self.fetching_since if self.fetching_since else 0.0),
+            held=self.hold,
         )
 
     def peers(self) -> list[PeerStatus]:

@@ -35,6 +35,17 @@ class WebSeedPolicy:
 
 
 @dataclass(frozen=True)
+class Reserve:
+    """What is to stay free on the store's file system: the sum of both."""
+
+    bytes: int = 0
+    percent: float = 0.0  # of the whole file system
+
+    def of(self, total: int) -> int:
+        return self.bytes + int(total * self.percent / 100)
+
+
+@dataclass(frozen=True)
 class EngineSettings:
     """Everything the engine has to be told; defaults are right for a fleet on a private network."""
 
@@ -51,6 +62,8 @@ class EngineSettings:
     announce_ip: str = ""  # the address told to trackers; empty: as they see us
     resume_interval: float = 30.0  # between saves of resume data while a torrent downloads
     web_seed: WebSeedPolicy = field(default_factory=WebSeedPolicy)
+    min_free: Reserve = Reserve()  # no download and no import takes it
+    refuse_when_full: bool = False  # `add` refuses what does not fit; else it is added and waits
 
 
 @dataclass(frozen=True)
@@ -76,6 +89,29 @@ class TorrentError:
 
     message: str
     what: str = ""
+
+
+@dataclass(frozen=True)
+class Hold:
+    """Why the agent keeps a torrent still that nobody paused."""
+
+    reason: str  # space
+    message: str  # for people, with the numbers
+    needed: int = 0  # bytes that are still to come
+    reserved: int = 0  # bytes that others are still to write
+    free: int = 0  # on the store's file system
+    min_free: int = 0
+
+
+@dataclass(frozen=True)
+class SpaceStatus:
+    """The store's file system and who counts on it, in bytes."""
+
+    total: int
+    free: int
+    min_free: int
+    reserved: int  # what running downloads and imports are still to write
+    waiting: int  # torrents that are held for want of space
 
 
 @dataclass(frozen=True)
@@ -149,6 +185,7 @@ class TorrentStatus:
     added_at: float
     completed_at: float | None
     download_seconds: float  # time spent downloading until complete, restarts included
+    held: Hold | None = None
 
 
 class EventKind(str, Enum):
@@ -162,6 +199,8 @@ class EventKind(str, Enum):
     HASH_FAILED = "hash_failed"  # Event.piece; the bytes are fetched again
     TRACKER_ERROR = "tracker_error"
     PEER_ERROR = "peer_error"
+    HELD = "held"  # kept still by the agent itself: Event.what the reason, message the numbers
+    RELEASED = "released"  # goes on again
     WEB_SEEDS_USED = "web_seeds_used"
     RESUME_SAVED = "resume_saved"
     LISTEN_FAILED = "listen_failed"  # no torrent; Event.what: the address

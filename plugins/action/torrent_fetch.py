@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import fcntl
+import functools
 import hashlib
 import json
 import os
@@ -69,6 +70,7 @@ class ActionModule(ActionBase):
             folder=C.DEFAULT_LOCAL_TMP,
             key=[self._task._uuid, self._task.args.get("torrent"), task_vars.get("ansible_play_batch")],
             size=len(task_vars.get("ansible_play_batch") or [1]),
+            show=functools.partial(Display().display, stderr=True, screen_only=True),
         )
         host = task_vars.get("inventory_hostname", "")
         following = {"at_least": QUIET, "until": 0.1}
@@ -77,9 +79,7 @@ class ActionModule(ActionBase):
             following = result.pop("_following", None)
             if following or result.get("complete"):
                 name = result["torrent"]["name"] or "torrent"
-                line = fleet.tell(host, name, following["progress"] if following else 1.0, under_way=bool(following))
-                if line:
-                    Display().display(line, stderr=True, screen_only=True)
+                fleet.tell(host, name, following["progress"] if following else 1.0, under_way=bool(following))
             if not following:
                 return result
 
@@ -88,16 +88,17 @@ class Fleet:
     """How far the hosts of a task are together, in a file that all worker processes share.
 
     It is in the folder that Ansible makes for one run and removes at its end. Whoever brings the whole over another
-    tenth gets the line that says so: ten lines at most, however many hosts there are.
+    tenth shows the line that says so: ten lines at most, however many hosts there are.
     """
 
-    def __init__(self, folder, key, size):
+    def __init__(self, folder, key, size, show):
         name = hashlib.sha256(json.dumps(key, default=str).encode()).hexdigest()[:32]
         self.path = os.path.join(folder, f"shoal-progress-{name}")
         self.size = size
+        self.show = show
 
     def tell(self, host, name, progress, under_way):
-        """Note how far a host is, 0 to 1; the line to show, if it is time for one.
+        """Note how far a host is, 0 to 1, and show a line if it is time for one.
 
         As long as no host was met `under_way`, all were done before there was anything to watch: nothing is shown.
         """
@@ -110,13 +111,12 @@ class Fleet:
             # A host that has not told anything yet has nothing. Rounded, since a sum of tenths is not quite a tenth.
             size = max(self.size, len(shares))
             tenth = int(round(10 * sum(shares) / size, 6))
-            line = None
             if known["watched"] and tenth > known["tenth"]:
                 known["tenth"] = tenth
                 hosts = "1 host" if size == 1 else f"{size} hosts"
                 complete = sum(share >= 1 for share in shares)
-                line = f"{name}: {10 * tenth} % of {hosts}, {complete} of {size} complete"
+                # Under the lock: a worker that decided later must not be heard earlier
+                self.show(f"{name}: {10 * tenth} % of {hosts}, {complete} of {size} complete")
             file.seek(0)
             file.truncate()
             json.dump(known, file)
-        return line

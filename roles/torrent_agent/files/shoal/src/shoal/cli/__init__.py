@@ -28,6 +28,7 @@ COMMANDS = {
     "status": ("shoal.cli.torrents", "what the agent fetches and seeds"),
     "fetch": ("shoal.cli.torrents", "fetch an archive by torrent and go on seeding it"),
     "seed": ("shoal.cli.torrents", "seed an archive that is already here"),
+    "endpoint": ("shoal.cli.endpoint", "publish versions at the known end point that hosts watch"),
     "release": ("shoal.cli.release", "stage, activate, roll back, recover and list releases"),
 }
 

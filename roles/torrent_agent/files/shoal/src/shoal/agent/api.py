@@ -184,12 +184,15 @@ class Api:
         new_limits = limits != (status.upload_limit, status.download_limit)
         retry = body.paused is False and status.state is State.ERROR
         new_pause = retry or body.paused not in (None, status.paused)
-        changed = new_limits or new_pause or _lacks(status, addition)
+        new_pin = body.pinned not in (None, status.pinned)
+        changed = new_limits or new_pause or new_pin or _lacks(status, addition)
         if not query.dry_run:
             if new_limits:
                 await asyncio.to_thread(self.engine.set_torrent_limits, info_hash, *limits)
             if addition.trackers or addition.web_seeds or addition.peers:
                 await asyncio.to_thread(self.engine.extend, info_hash, addition)
+            if new_pin:
+                await asyncio.to_thread(self.engine.pin, info_hash, bool(body.pinned))
             if new_pause:
                 await asyncio.to_thread(self.engine.pause if body.paused else self.engine.resume, info_hash)
             status = await asyncio.to_thread(self.engine.status, info_hash)
@@ -301,10 +304,11 @@ def _reached(status: TorrentStatus, progress: float | None) -> bool:
 
 
 def _lacks(known: TorrentStatus, wanted: AddTorrent) -> bool:
-    """Whether ``wanted`` brings a tracker or web seed that ``known`` has not. Peers come and go: they are no change."""
+    """Whether ``wanted`` brings a label, tracker or web seed that ``known`` has not. Peers come and go: no change."""
     trackers = {tracker.url for tracker in known.trackers}
     new_tracker = any(url not in trackers for tier in wanted.trackers for url in tier)
-    return new_tracker or not set(wanted.web_seeds) <= set(known.web_seeds)
+    new_label = wanted.label not in (None, known.label)
+    return new_label or new_tracker or not set(wanted.web_seeds) <= set(known.web_seeds)
 
 
 def _with_its_own(wanted: AddTorrent) -> AddTorrent:

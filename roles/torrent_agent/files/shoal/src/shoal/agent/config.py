@@ -21,6 +21,7 @@ from shoal.swarm import EngineSettings, Reserve, WebSeedPolicy
 MAX_CONFIG_BYTES = 64 * 1024  # a real one has a few hundred bytes: more is the wrong file
 MAX_PROBLEMS = 20  # told at once; a file with more of them is another program's
 MAX_RATE = 2**31 - 1  # libtorrent keeps rate limits in a 32-bit int
+MAX_SECONDS = 10**9  # some 30 years: for ever is said otherwise
 MAX_SOCKET_PATH = 107  # sun_path of Linux, less its closing NUL (unix(7))
 
 
@@ -36,6 +37,10 @@ class MinFree(str):
         if self.endswith("%"):
             return Reserve(percent=float(self[:-1]))
         return Reserve(bytes=_parse_size(str(self)))
+
+
+class Duration(float):
+    """Seconds; in YAML a number or text such as ``7d``, ``12h``, ``30m``, ``90s``."""
 
 
 class FileMode(int):
@@ -85,6 +90,13 @@ class Storage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     when_full: Literal["wait", "refuse"] = "wait"
 
 
+class Retention(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which payloads of the store are removed; 0: none."""
+
+    keep: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 0
+    min_age: Duration = Duration(7 * 86400)
+
+
 class Log(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is logged, to standard error."""
 
@@ -109,6 +121,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     discovery: Discovery = Discovery()
     web_seeds: WebSeeds = WebSeeds()
     storage: Storage = Storage()
+    retention: Retention = Retention()
     resume_interval: Annotated[float, msgspec.Meta(ge=1, le=86400)] = 30
     log: Log = Log()
 
@@ -241,6 +254,8 @@ _UNITS = {
     "gib": 2**30,
     "tib": 2**40,
 }
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_DURATION = re.compile(r"(\d{1,6}(?:\.\d{1,3})?) ?([smhd])", re.ASCII)
 _PERCENT = re.compile(r"(\d{1,2}(?:\.\d{1,3})?) ?%", re.ASCII)
 _SIZE = re.compile(r"(\d{1,12}(?:\.\d{1,6})?) ?([A-Za-z]*)", re.ASCII)
 _NAME = re.compile(r"[A-Za-z0-9._:-]{0,64}", re.ASCII)
@@ -253,6 +268,14 @@ def _parse_size(value: object) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value
     raise ValueError(f"found {_found(value)}, expected bytes: a whole number or text such as 10GB")
+
+
+def _parse_duration(value: object) -> Duration:
+    if isinstance(value, str) and (match := _DURATION.fullmatch(value)):
+        return Duration(float(match[1]) * _SECONDS[match[2]])
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= MAX_SECONDS:
+        return Duration(value)
+    raise ValueError(f"found {_found(value)}, expected seconds, or text such as 90s, 30m, 12h, 7d")
 
 
 def _parse_min_free(value: object) -> MinFree:
@@ -311,6 +334,7 @@ def _parse_name(value: object) -> AgentName:
 _PARSERS: dict[type, Callable[[object], object]] = {
     ByteRate: _parse_rate,
     MinFree: _parse_min_free,
+    Duration: _parse_duration,
     FileMode: _parse_mode,
     Path: _parse_path,
     ListenAddress: _parse_listen,

@@ -26,8 +26,9 @@ from shoal.agent.log import log, log_event
 from shoal.agent.memory import Trimmer
 from shoal.agent.notify import notify, watchdog_interval
 from shoal.agent.reload import Configuration
+from shoal.agent.retention import tidy
 from shoal.agent.sockets import hold_lock, listen_at
-from shoal.swarm import Engine, Event, State, SwarmError
+from shoal.swarm import Engine, Event, EventKind, State, SwarmError
 
 STOP_SECONDS = 20.0  # for saving resume data; systemd kills after 90 by default
 ANSWER_SECONDS = 2.0  # for requests under way when the agent stops
@@ -62,10 +63,13 @@ async def _serve(config: Config, read: Callable[[], Config], sock: socket.socket
     hangup = asyncio.Event()
     loop.add_signal_handler(signal.SIGHUP, hangup.set)
     events = EventLog()
+    untidy = asyncio.Event()  # payloads may have become old
 
     def on_event(event: Event) -> None:  # in the engine's thread
         log_event(event)
         loop.call_soon_threadsafe(events.publish, event)
+        if event.kind is EventKind.STATE and event.state is State.COMPLETE:
+            loop.call_soon_threadsafe(untidy.set)
 
     settings = config.engine_settings()
     engine = Engine(settings, on_event)
@@ -89,7 +93,11 @@ async def _serve(config: Config, read: Callable[[], Config], sock: socket.socket
     )
     await runner.setup()
     await web.SockSite(runner, sock).start()
-    tasks = [asyncio.create_task(_pulse(engine)), asyncio.create_task(_reload(configuration, hangup))]
+    tasks = [
+        asyncio.create_task(_pulse(engine)),
+        asyncio.create_task(_reload(configuration, hangup, untidy)),
+        asyncio.create_task(tidy(engine, configuration, untidy)),
+    ]
     log.info(
         "agent started",
         extra={
@@ -123,7 +131,7 @@ async def _serve(config: Config, read: Callable[[], Config], sock: socket.socket
     return 0
 
 
-async def _reload(configuration: Configuration, hangup: asyncio.Event) -> None:
+async def _reload(configuration: Configuration, hangup: asyncio.Event, untidy: asyncio.Event) -> None:
     """Read the configuration anew at each SIGHUP; the service manager hears of begin and end (sd_notify(3))."""
     while True:
         await hangup.wait()
@@ -133,6 +141,7 @@ async def _reload(configuration: Configuration, hangup: asyncio.Event) -> None:
             await asyncio.to_thread(configuration.reload)
         except Exception:
             log.exception("the new configuration could not be brought into force")
+        untidy.set()
         notify("READY=1")
 
 

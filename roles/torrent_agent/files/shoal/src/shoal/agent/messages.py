@@ -16,7 +16,7 @@ from shoal.agent.addresses import is_ip, parse_endpoint
 from shoal.agent.client import MAX_TORRENT_BYTES
 from shoal.agent.config import MAX_RATE
 from shoal.agent.errors import BadRequestError
-from shoal.swarm import AddTorrent, Endpoint
+from shoal.swarm import AddTorrent, Endpoint, Label
 
 MAX_BODY_BYTES = MAX_TORRENT_BYTES * 4 // 3 + 64 * 1024  # the same in base64, and the rest of the request
 MAX_WAIT = 60.0
@@ -32,6 +32,13 @@ Peers = Annotated[tuple[str, ...], msgspec.Meta(max_length=MAX_PEERS)]
 Tiers = Annotated[tuple[Texts, ...], msgspec.Meta(max_length=100)]
 
 
+class LabelBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a payload is a version of."""
+
+    app: Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+    version: Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+
+
 class AddBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """POST /v1/torrents"""
 
@@ -44,12 +51,14 @@ class AddBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     upload_limit: Limit = 0
     download_limit: Limit = 0
     paused: bool = False
+    label: LabelBody | None = None
 
 
 class ChangeBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """PATCH /v1/torrents/{info_hash}; what is None or empty stays as it is."""
 
     paused: bool | None = None
+    pinned: bool | None = None
     upload_limit: Limit | None = None
     download_limit: Limit | None = None
     peers: Peers = ()
@@ -128,6 +137,7 @@ async def add_request(body: AddBody) -> AddTorrent:
         upload_limit=body.upload_limit,
         download_limit=body.download_limit,
         paused=body.paused,
+        label=Label(body.label.app, body.label.version) if body.label else None,
     )
 
 

@@ -230,6 +230,9 @@ class Engine:
                 raise SwarmError("the engine is not running")
             known = self._known(parsed, request)
             if known:
+                known.record.wanted_at = time.time()
+                if request.label:
+                    known.record.app, known.record.version = request.label.app, request.label.version
                 self._merge(known, request, parsed.trackers, peers, parsed.web_seeds)
                 return known.status(), False
             self._refuse_what_does_not_fit(request, parsed)
@@ -261,9 +264,23 @@ class Engine:
 
         :raises UnknownTorrent: it is not here
         """
+        self._remove(info_hash, data=data)
+
+    def remove_unwanted(self, info_hash: str, wanted_at: float, why: str) -> None:
+        """Forget a torrent with its payload, unless it was pinned or asked for since ``wanted_at``, or works."""
+        self._remove(info_hash, data=True, why=why, wanted_at=wanted_at)
+
+    def _remove(self, info_hash: str, *, data: bool, why: str = "", wanted_at: float | None = None) -> None:
         deleted: Future[None] = Future()
         with self._lock:
             torrent = self._get(info_hash)
+            record = torrent.record
+            if wanted_at is not None and (
+                torrent.state is not State.COMPLETE
+                or record.pinned
+                or (record.wanted_at or record.added_at) > wanted_at
+            ):
+                return
             assert self._writer is not None
             delete = data and not torrent.in_place
             del self._torrents[info_hash]
@@ -286,7 +303,7 @@ class Engine:
             # what libtorrent does not know of: files of an import, empty folders
             shutil.rmtree(self.store_path(info_hash), ignore_errors=True)
         with self._lock:
-            self._tell(Event(EventKind.REMOVED, info_hash))
+            self._tell(Event(EventKind.REMOVED, info_hash, message=why))
 
     def pause(self, info_hash: str) -> None:
         """Neither fetch nor seed until `resume`; also after a restart."""
@@ -378,6 +395,13 @@ class Engine:
         before, after = settings.session_settings(self._settings), settings.session_settings(wanted)
         self._session.apply_settings({key: value for key, value in after.items() if value != before[key]})
         self._settings = wanted
+
+    def pin(self, info_hash: str, pinned: bool) -> None:
+        """Whether nothing but a `remove` may remove it."""
+        with self._lock:
+            torrent = self._get(info_hash)
+            torrent.record.pinned = pinned
+            self._write_record(torrent)
 
     def set_torrent_limits(self, info_hash: str, upload: int, download: int) -> None:
         """Rate limits of one torrent, bytes/s, 0 for none."""
@@ -533,8 +557,11 @@ class Engine:
             upload_limit=request.upload_limit,
             download_limit=request.download_limit,
             paused=request.paused,
+            app=request.label.app if request.label else "",
+            version=request.label.version if request.label else "",
             added_at=time.time(),
         )
+        record.wanted_at = record.added_at
         torrent = self._attach(record, parsed)
         self._add_peers(torrent, peers)
         if request.torrent is not None:

@@ -50,6 +50,10 @@ class Record(msgspec.Struct, kw_only=True, forbid_unknown_fields=False):
     failed: int = 0  # did not match its hash
     found: int = 0  # was on disk without having been fetched
     refetched: int = 0
+    app: str = ""  # the label; empty: none was given
+    version: str = ""
+    pinned: bool = False
+    wanted_at: float = 0.0  # when it was asked for last
     done: int = 0  # bytes on disk, those of unfinished pieces included
     files: list[tuple[int, int]] | None = None
     """Size and mtime (ns) of each file as it was when its complete content was safely on disk; None until then."""

@@ -15,6 +15,7 @@ from shoal.swarm.resume import Record
 from shoal.swarm.settings import MAX_SOURCES
 from shoal.swarm.types import (
     Hold,
+    Label,
     PeerStatus,
     State,
     TorrentError,
@@ -310,6 +311,9 @@ class Torrent:
             completed_at=record.completed_at,
             download_seconds=record.download_seconds + (now - self.fetching_since if self.fetching_since else 0.0),
             held=self.hold,
+            label=Label(record.app, record.version) if record.app else None,
+            pinned=record.pinned,
+            wanted_at=record.wanted_at or record.added_at,
         )
 
     def peers(self) -> list[PeerStatus]:

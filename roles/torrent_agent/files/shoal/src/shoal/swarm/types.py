@@ -67,6 +67,14 @@ class EngineSettings:
 
 
 @dataclass(frozen=True)
+class Label:
+    """What a payload is a version of, in the words of who asked for it."""
+
+    app: str
+    version: str
+
+
+@dataclass(frozen=True)
 class AddTorrent:
     """One torrent to add: exactly one of ``torrent`` (the bytes of a .torrent file) and ``magnet``."""
 
@@ -81,6 +89,7 @@ class AddTorrent:
     upload_limit: int = 0
     download_limit: int = 0
     paused: bool = False
+    label: Label | None = None
 
 
 @dataclass(frozen=True)
@@ -186,6 +195,9 @@ class TorrentStatus:
     completed_at: float | None
     download_seconds: float  # time spent downloading until complete, restarts included
     held: Hold | None = None
+    label: Label | None = None
+    pinned: bool = False  # never removed by itself
+    wanted_at: float = 0.0  # when it was asked for last
 
 
 class EventKind(str, Enum):

@@ -125,6 +125,7 @@ class Api:
             "state_dir": self.state_dir,
             "storage": storage,
             "config": self.configuration.describe(),
+            "schedule": str(self.limits.span) if self.limits.span else None,
             "upload_limit": self.limits.upload,
             "download_limit": self.limits.download,
             "upload_rate": sum(torrent.upload_rate for torrent in torrents),

@@ -7,7 +7,8 @@ import os
 import re
 import socket
 import stat
-from collections.abc import Callable, Mapping
+import zoneinfo
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -21,6 +22,7 @@ from shoal.swarm import EngineSettings, Reserve, WebSeedPolicy
 MAX_CONFIG_BYTES = 64 * 1024  # a real one has a few hundred bytes: more is the wrong file
 MAX_PROBLEMS = 20  # told at once; a file with more of them is another program's
 MAX_RATE = 2**31 - 1  # libtorrent keeps rate limits in a 32-bit int
+DAY_MINUTES = 24 * 60
 MAX_SECONDS = 10**9  # some 30 years: for ever is said otherwise
 MAX_SOCKET_PATH = 107  # sun_path of Linux, less its closing NUL (unix(7))
 
@@ -59,11 +61,44 @@ class AgentName(str):
     """How this agent calls itself to its peers: an inventory's host name fits."""
 
 
+class Days(str):
+    """Days of the week: ``mon-fri``, ``sat,sun``, ``daily``."""
+
+    @property
+    def numbers(self) -> frozenset[int]:
+        """As datetime.weekday has them, 0 for Monday."""
+        return _days(str(self))
+
+
+class TimeOfDay(int):
+    """Minutes after midnight; in YAML quoted: ``"18:00"``, at most ``"24:00"``."""
+
+
+class TimeZone(str):
+    """A name of the tz database, as in /usr/share/zoneinfo."""
+
+
+class Span(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Other limits on some days from a time on to another, which may be of the next day."""
+
+    start: TimeOfDay = msgspec.field(name="from")
+    end: TimeOfDay = msgspec.field(name="to")
+    days: Days = Days("daily")
+    upload: ByteRate | None = None  # None: as without the span
+    download: ByteRate | None = None
+
+    def __str__(self) -> str:
+        start, end = (f"{time // 60:02}:{time % 60:02}" for time in (self.start, self.end))
+        return f"{self.days} {start}-{end}"
+
+
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """For the whole agent; 0: no limit."""
 
     upload: ByteRate = ByteRate(0)
     download: ByteRate = ByteRate(0)
+    schedule: Annotated[tuple[Span, ...], msgspec.Meta(max_length=50)] = ()  # the first that holds counts
+    time_zone: TimeZone = TimeZone("UTC")
 
 
 class Discovery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -256,6 +291,8 @@ _UNITS = {
 }
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _DURATION = re.compile(r"(\d{1,6}(?:\.\d{1,3})?) ?([smhd])", re.ASCII)
+_WEEK = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+_TIME = re.compile(r"([01]\d|2[0-3]):[0-5]\d|24:00", re.ASCII)
 _PERCENT = re.compile(r"(\d{1,2}(?:\.\d{1,3})?) ?%", re.ASCII)
 _SIZE = re.compile(r"(\d{1,12}(?:\.\d{1,6})?) ?([A-Za-z]*)", re.ASCII)
 _NAME = re.compile(r"[A-Za-z0-9._:-]{0,64}", re.ASCII)
@@ -299,6 +336,44 @@ def _parse_rate(value: object) -> ByteRate:
     return ByteRate(rate)
 
 
+def _days(text: str) -> frozenset[int]:
+    if text == "daily":
+        return frozenset(range(7))
+    days: set[int] = set()
+    for part in text.split(","):
+        first, _, last = part.strip().partition("-")
+        begin, end = _WEEK.index(first), _WEEK.index(last or first)
+        days.update((begin + step) % 7 for step in range((end - begin) % 7 + 1))
+    return frozenset(days)
+
+
+def _parse_days(value: object) -> Days:
+    try:
+        _days(value if isinstance(value, str) else "")
+    except ValueError:
+        raise ValueError(f"found {_found(value)}, expected days such as mon-fri, or sat,sun, or daily") from None
+    return Days(value)
+
+
+def _parse_time(value: object) -> TimeOfDay:
+    if not isinstance(value, str) or not _TIME.fullmatch(value):
+        raise ValueError(f'found {_found(value)}, expected a time in quotes, "00:00" to "24:00"')
+    hours, minutes = map(int, value.split(":"))
+    return TimeOfDay(hours * 60 + minutes)
+
+
+def _parse_time_zone(value: object) -> TimeZone:
+    try:
+        if not isinstance(value, str) or not value:
+            raise ValueError
+        if value != "UTC":
+            zoneinfo.ZoneInfo(value)
+    except (ValueError, OSError, zoneinfo.ZoneInfoNotFoundError):
+        expected = "a time zone that this host knows, such as Europe/Berlin (the system's package tzdata has them)"
+        raise ValueError(f"found {_found(value)}, expected {expected}") from None
+    return TimeZone(value)
+
+
 def _parse_mode(value: object) -> FileMode:
     if not isinstance(value, str) or not re.fullmatch(r"0?[0-7]{3}", value, re.ASCII):
         raise ValueError(f'found {_found(value)}, expected quoted octal permission bits such as "0660"')
@@ -335,6 +410,9 @@ _PARSERS: dict[type, Callable[[object], object]] = {
     ByteRate: _parse_rate,
     MinFree: _parse_min_free,
     Duration: _parse_duration,
+    Days: _parse_days,
+    TimeOfDay: _parse_time,
+    TimeZone: _parse_time_zone,
     FileMode: _parse_mode,
     Path: _parse_path,
     ListenAddress: _parse_listen,
@@ -353,34 +431,60 @@ def _parse(kind: type, value: object) -> object:
 def _build(kind: type[Config], tree: Mapping[str, Any], source: str) -> Config:
     problems: list[str] = []
     _check(kind, tree, "", problems)
-    if not problems and len(os.fsencode(str(tree.get("socket", "")))) > MAX_SOCKET_PATH:
-        problems.append(f"socket: found {tree['socket']!r}, expected at most {MAX_SOCKET_PATH} bytes (unix(7))")
+    if not problems:
+        config = msgspec.convert(dict(tree), kind, dec_hook=_parse)
+        problems = list(_contradictions(config))
     if problems:
         more = [f"and {len(problems) - MAX_PROBLEMS} more"] if len(problems) > MAX_PROBLEMS else []
         raise ConfigError(f"{source}: " + "\n  ".join([*problems[:MAX_PROBLEMS], *more]))
-    return msgspec.convert(dict(tree), kind, dec_hook=_parse)
+    return config
 
 
-def _check(kind: type[msgspec.Struct], tree: Mapping[Any, Any], prefix: str, problems: list[str]) -> None:
-    """Try key after key, so that one run tells all that is wrong."""
-    fields = {field.name: field for field in msgspec.structs.fields(kind)}
+def _contradictions(config: Config) -> Iterator[str]:
+    """What is wrong though each value is right by itself."""
+    if len(os.fsencode(config.socket)) > MAX_SOCKET_PATH:
+        yield f"socket: found '{config.socket}', expected at most {MAX_SOCKET_PATH} bytes (unix(7))"
+    for number, span in enumerate(config.limits.schedule):
+        if span.start % DAY_MINUTES == span.end % DAY_MINUTES and (span.start, span.end) != (0, DAY_MINUTES):
+            yield f'limits.schedule[{number}]: found {span}, expected two times; a whole day is "00:00" to "24:00"'
+
+
+def _check(kind: type[msgspec.Struct], tree: object, where: str, problems: list[str]) -> None:
+    """Try key after key, so that one run tells all that is wrong. ``where``: the keys that lead to ``tree``."""
+    fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
+    if not isinstance(tree, Mapping):
+        problems.append(f"{where}: found {_found(tree)}, expected a mapping with keys of: {', '.join(fields)}")
+        return
+    prefix = f"{where}." if where else ""
     for key, value in tree.items():
-        path = f"{prefix}{key}"
-        if key not in fields:
-            problems.append(f"{path}: unknown key{_nearest(key, list(fields))}")
-            continue
-        wanted = fields[key].type
-        if isinstance(wanted, type) and issubclass(wanted, msgspec.Struct):
-            if isinstance(value, dict):
-                _check(wanted, value, f"{path}.", problems)
-            else:
-                keys = ", ".join(field.name for field in msgspec.structs.fields(wanted))
-                problems.append(f"{path}: found {_found(value)}, expected a mapping with keys of: {keys}")
-            continue
-        try:
-            msgspec.convert(value, wanted, dec_hook=_parse)
-        except msgspec.ValidationError as error:
-            problems.append(f"{path}{_explain(error, value, wanted)}")
+        if key in fields:
+            _check_value(fields[key].type, value, f"{prefix}{key}", problems)
+        else:
+            problems.append(f"{prefix}{key}: unknown key{_nearest(key, list(fields))}")
+    for key, field in fields.items():
+        if field.required and key not in tree:
+            problems.append(f"{prefix}{key}: missing")
+
+
+def _check_value(wanted: Any, value: object, where: str, problems: list[str]) -> None:
+    if _is_struct(wanted):
+        _check(wanted, value, where, problems)
+        return
+    element = get_args(get_args(wanted)[0])[:1] if get_origin(wanted) is Annotated else ()
+    if element and _is_struct(element[0]) and isinstance(value, list):
+        before = len(problems)
+        for number, item in enumerate(value):
+            _check(element[0], item, f"{where}[{number}]", problems)
+        if len(problems) > before:
+            return
+    try:
+        msgspec.convert(value, wanted, dec_hook=_parse)
+    except msgspec.ValidationError as error:
+        problems.append(f"{where}{_explain(error, value, wanted)}")
+
+
+def _is_struct(kind: object) -> bool:
+    return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
 
 
 # msgspec's words for types, and ours

@@ -11,6 +11,7 @@ import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 from aiohttp import web
 
@@ -20,7 +21,7 @@ from shoal.agent.config import Config
 from shoal.agent.errors import StartError
 from shoal.agent.events import EventLog
 from shoal.agent.imports import remove_leftovers
-from shoal.agent.limits import RateLimits
+from shoal.agent.limits import RateLimits, follow_schedule
 from shoal.agent.log import configure as configure_log
 from shoal.agent.log import log, log_event
 from shoal.agent.memory import Trimmer
@@ -81,8 +82,8 @@ async def _serve(config: Config, read: Callable[[], Config], sock: socket.socket
     limits = RateLimits(engine, config.limits)
 
     def apply(wanted: Config) -> None:
-        engine.apply(wanted.engine_settings())
         limits.configure(wanted.limits)
+        engine.apply(replace(wanted.engine_settings(), upload_limit=limits.upload, download_limit=limits.download))
         configure_log(wanted.log.level, wanted.log.format)
 
     configuration = Configuration(config, read, apply)
@@ -95,7 +96,8 @@ async def _serve(config: Config, read: Callable[[], Config], sock: socket.socket
     await web.SockSite(runner, sock).start()
     tasks = [
         asyncio.create_task(_pulse(engine)),
-        asyncio.create_task(_reload(configuration, hangup, untidy)),
+        asyncio.create_task(_reload(configuration, hangup, [untidy, limits.changed])),
+        asyncio.create_task(follow_schedule(limits)),
         asyncio.create_task(tidy(engine, configuration, untidy)),
     ]
     log.info(
@@ -131,7 +133,7 @@ async def _serve(config: Config, read: Callable[[], Config], sock: socket.socket
     return 0
 
 
-async def _reload(configuration: Configuration, hangup: asyncio.Event, untidy: asyncio.Event) -> None:
+async def _reload(configuration: Configuration, hangup: asyncio.Event, concerned: list[asyncio.Event]) -> None:
     """Read the configuration anew at each SIGHUP; the service manager hears of begin and end (sd_notify(3))."""
     while True:
         await hangup.wait()
@@ -141,7 +143,8 @@ async def _reload(configuration: Configuration, hangup: asyncio.Event, untidy: a
             await asyncio.to_thread(configuration.reload)
         except Exception:
             log.exception("the new configuration could not be brought into force")
-        untidy.set()
+        for other in concerned:
+            other.set()
         notify("READY=1")
 
 

@@ -307,12 +307,14 @@ class _Poll:
         kept.mkdir(exist_ok=True)
         made = (self.scratch / "root_history").glob("*.root.json")
         for path in sorted(made, key=lambda path: int(path.name.partition(".")[0])):
-            if self._is_trusted(path):
-                continue
-            root: Metadata[Root] = Metadata.from_bytes(path.read_bytes())
+            data = path.read_bytes()
+            with suppress(FileNotFoundError):
+                if (kept / path.name).read_bytes() == data:
+                    continue
+            root: Metadata[Root] = Metadata.from_bytes(data)
             if root.signed.unrecognized_fields.get(APP_FIELD) != self.client.app:
                 break
-            write_whole(kept / path.name, path.read_bytes(), 0o600)
+            write_whole(kept / path.name, data, 0o600)
 
     def _commit(self, view: View) -> None:
         """Make what was read the trusted state; a kill in between costs a download, and no trust."""

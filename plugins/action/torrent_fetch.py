@@ -18,7 +18,7 @@ from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
-QUIET = 3  # s: who is done by then is not worth a word
+PAUSE = 5  # s between a host's reports: each is a run of the module there, and what is done by then is not worth a word
 
 
 class ActionModule(ActionBase):
@@ -73,8 +73,9 @@ class ActionModule(ActionBase):
             show=functools.partial(Display().display, stderr=True, screen_only=True),
         )
         host = task_vars.get("inventory_hostname", "")
-        following = {"at_least": QUIET, "until": 0.1}
+        following = {"until": 0.1}
         while True:
+            following["at_least"] = PAUSE
             result = self._execute_module(module_args=dict(arguments, _following=following), task_vars=task_vars)
             following = result.pop("_following", None)
             if following or result.get("complete"):

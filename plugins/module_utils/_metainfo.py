@@ -17,22 +17,12 @@ import hashlib
 import os
 import re
 import stat
-import traceback
 from base64 import b32decode
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatchcase
 from typing import Any, Iterable, Iterator, NamedTuple
 from urllib.parse import parse_qsl, quote, urlsplit
-
-try:
-    import torf
-except ImportError:
-    HAS_TORF = False
-    TORF_IMPORT_ERROR = traceback.format_exc()
-else:
-    HAS_TORF = True
-    TORF_IMPORT_ERROR = None
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -614,6 +604,8 @@ def make_torrent(
     creation_date: int | None = None,
 ) -> bytes:
     """The bytes of a v1 .torrent file; the same for the same payload and options. Raises MetainfoError. Needs torf."""
+    import torf  # only here: who reads torrents neither needs nor waits for it
+
     torrent = torf.Torrent(created_by=CREATED_BY)
     info = torrent.metainfo["info"]
     info["name"] = payload.name if name is None else name

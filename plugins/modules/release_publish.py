@@ -156,13 +156,12 @@ import tempfile
 import time
 from typing import Any, Dict, List, Optional
 
-from ansible.module_utils.basic import AnsibleModule, missing_required_lib
-from ansible.module_utils.common.respawn import has_respawned, probe_interpreters_for_module, respawn_module
+from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils import _metainfo
 from ..module_utils._shoal_cli import ShoalCliError, find_executable, run_release
+from ..module_utils._torf import require_torf
 
-INTERPRETERS_WITH_TORF = ("/opt/shoal/current/bin/python", "/usr/bin/python3", "/usr/libexec/platform-python")
 FORMAT = 1
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 VERSION = re.compile(r"(?!.*\.\.)[A-Za-z0-9_][A-Za-z0-9._+~-]{0,127}")
@@ -421,19 +420,6 @@ def sync(path: str) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def require_torf(module: AnsibleModule) -> None:
-    """Go on only under an interpreter that has torf."""
-    if _metainfo.HAS_TORF:
-        return
-    if not has_respawned():
-        interpreter = probe_interpreters_for_module(INTERPRETERS_WITH_TORF, "torf")
-        if interpreter:
-            respawn_module(interpreter)
-    module.fail_json(
-        msg=missing_required_lib("torf", url="https://torf.readthedocs.io"), exception=_metainfo.TORF_IMPORT_ERROR
-    )
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ description:
     C(shoal.deploy.status), which are what is meant to be called. It reads the variables that their tasks register.
 author:
   - The shoal.deploy authors (@shoal-deploy)
+extends_documentation_fragment:
+  - shoal.deploy.rollout.attributes
 options:
   after:
     description:
@@ -23,24 +25,6 @@ options:
     type: str
     choices: [publish, prefetch, aim, batch, switch, everything, look]
     required: true
-attributes:
-  action:
-    description: Has an action plugin, which runs on the controller.
-    support: full
-  check_mode:
-    description: Can run in C(check_mode) and return changed status prediction without modifying the target.
-    support: full
-    details:
-      - Never changes anything.
-  diff_mode:
-    description: Will return details on what has changed, when in diff mode.
-    support: N/A
-    details:
-      - Never changes anything.
-  platform:
-    description: Target OS or families that can be operated against.
-    support: full
-    platforms: posix
 """
 
 EXAMPLES = r"""

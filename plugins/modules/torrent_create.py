@@ -169,19 +169,14 @@ metainfo:
       elements: dict
 """
 
-import json
 import os
 import tempfile
 import time
 
-from ansible.module_utils.basic import AnsibleModule, missing_required_lib
-from ansible.module_utils.common.respawn import has_respawned, probe_interpreters_for_module, respawn_module
+from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils import _metainfo
-
-INTERPRETERS_WITH_TORF = ("/opt/shoal/current/bin/python", "/usr/bin/python3", "/usr/libexec/platform-python")
-# respawn_module() writes the arguments into a pipe that nobody reads yet: above its 64 KiB it would wait for ever
-MAX_RESPAWN_ARGUMENTS = 48 * 1024
+from ..module_utils._torf import require_torf
 
 
 def main():
@@ -324,19 +319,6 @@ def write(module, dest, data):
     except OSError as error:
         raise _metainfo.MetainfoError("cannot write to %s: %s" % (module.tmpdir, error.strerror)) from None
     module.atomic_move(path, dest, unsafe_writes=module.params["unsafe_writes"])
-
-
-def require_torf(module):
-    """Go on only under an interpreter that has torf."""
-    if _metainfo.HAS_TORF:
-        return
-    if not has_respawned() and len(json.dumps(module.params)) < MAX_RESPAWN_ARGUMENTS:
-        interpreter = probe_interpreters_for_module(INTERPRETERS_WITH_TORF, "torf")
-        if interpreter:
-            respawn_module(interpreter)
-    module.fail_json(
-        msg=missing_required_lib("torf", url="https://torf.readthedocs.io"), exception=_metainfo.TORF_IMPORT_ERROR
-    )
 
 
 if __name__ == "__main__":

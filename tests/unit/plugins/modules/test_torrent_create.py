@@ -71,20 +71,3 @@ def test_a_torrent_may_lie_in_its_payload_only_where_it_is_left_out(create, payl
     assert "lies in the payload" in create(dest=inside)["msg"]
     assert create(dest=inside, exclude=["*.torrent"])["changed"]
     assert create(dest=inside, exclude=["*.torrent"])["changed"] is False
-
-
-def test_without_torf_another_interpreter_is_tried(create, monkeypatch):
-    monkeypatch.setattr(torrent_create._metainfo, "HAS_TORF", False)
-    tried = []
-    monkeypatch.setattr(torrent_create, "probe_interpreters_for_module", lambda paths, name: "/a/python")
-    monkeypatch.setattr(torrent_create, "respawn_module", tried.append)
-    assert "torf" in create()["msg"]  # respawn_module() itself does not return
-    assert tried == ["/a/python"]
-
-
-def test_arguments_that_a_respawn_would_hang_on_are_not_respawned(create, monkeypatch):
-    monkeypatch.setattr(torrent_create._metainfo, "HAS_TORF", False)
-    monkeypatch.setattr(torrent_create, "probe_interpreters_for_module", lambda paths, name: pytest.fail("probed"))
-    result = create(exclude=["x" * 1000] * 64)
-    assert result["failed"]
-    assert "torf" in result["msg"]

@@ -11,19 +11,25 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torf
 import yaml
 from conftest import Agent
 
-CHECKOUT = Path(__file__).parents[2]
+from shoal.cli.release import perform
+
+HERE = Path(__file__).parent
+CHECKOUT = HERE.parents[1]
 BIN = Path(sys.executable).parent
+ANSIBLE_CONFIG = HERE / "ansible.cfg"
 
 
 def make_archive(path: Path, version: str, *, sick: bool = False, size: int = 300_000, **members: str) -> Path:
@@ -153,14 +159,11 @@ class Fleet:
             env={
                 **os.environ,
                 "PATH": f"{BIN}:{os.environ['PATH']}",
+                "ANSIBLE_CONFIG": str(ANSIBLE_CONFIG),
                 "ANSIBLE_COLLECTIONS_PATH": str(self.collections),
                 "ANSIBLE_LOCAL_TEMP": str(self.folder / "ansible"),
                 "ANSIBLE_ASYNC_DIR": str(self.folder / "jobs"),
                 "ANSIBLE_NOCOLOR": "1",
-                "ANSIBLE_STDOUT_CALLBACK": "ansible.builtin.default",
-                "ANSIBLE_SHOW_CUSTOM_STATS": "1",
-                "ANSIBLE_FORKS": "5",
-                "ANSIBLE_PIPELINING": "1",
                 "LC_ALL": "C.UTF-8",
                 **(env or {}),
             },
@@ -176,18 +179,62 @@ class Fleet:
             out, err = process.communicate(timeout=600)
         return Run(process.returncode, out, err, _changed(out), _stats(out))
 
-    def deploy(self, version: str) -> None:
-        """Have every host run a version, without a playbook: where a test begins."""
-        archive = make_archive(self.folder / f"shop-{version}.tar.gz", version)
-        sha256 = hashlib.sha256(archive.read_bytes()).hexdigest()
-        for host in self.hosts:
-            request = {"app": "shop", "root": str(self.root(host)), "version": version}
-            self._release("stage", {**request, "archive": {"path": str(archive), "sha256": sha256}})
-            self._release("activate", {**request, "switch": {"proof": "none"}})
+    def deploy(self, version: str, hosts: Iterable[str] = ()) -> None:
+        """Have hosts, all if none are named, run a version, without a playbook: where a test begins."""
+        hosts = hosts or self.hosts
+        self.stage(version, hosts)
+        for host in hosts:
+            self._release("activate", host, version=version, switch={"proof": "none"})
 
-    def _release(self, verb: str, request: dict[str, Any]) -> None:
-        command = [str(BIN / "shoal"), "release", verb, "--json"]
-        subprocess.run(command, input=json.dumps(request), text=True, check=True, capture_output=True, timeout=60)
+    def stage(self, version: str, hosts: Iterable[str] = ()) -> None:
+        """Have hosts, all if none are named, keep a version ready, without a playbook."""
+        archive = self._archive(version)
+        sha256 = hashlib.sha256(archive.read_bytes()).hexdigest()
+        for host in hosts or self.hosts:
+            self._release("stage", host, version=version, archive={"path": str(archive), "sha256": sha256})
+
+    def have_published(self, version: str, **archive: Any) -> None:
+        """Have a version published and seeded as the playbook does it, without the playbook: where a test begins."""
+        source = self._archive(version, **archive)
+        inspected = self._inspect(source)
+        place = self.published / "shop" / version
+        place.mkdir(parents=True)
+        shutil.copy(source, place)
+        torrent = torf.Torrent(source, source=f"shop {version}", piece_size=32 * 1024)
+        torrent.creation_date = None
+        torrent.generate()
+        torrent.write(place / f"{source.name}.torrent")
+        manifest = {
+            "format": 1,
+            "app": "shop",
+            "version": version,
+            "archive": {"name": source.name, "size": inspected["size"], "sha256": inspected["sha256"]},
+            "unpacked_bytes": inspected["unpacked_bytes"],
+            "entries": inspected["entries"],
+            "irreversible": False,
+            "notes": "",
+            "info_hash": torrent.infohash,
+            "piece_length": torrent.piece_size,
+            "published_by": "alice@controller",
+            "published_at": "2026-11-22T17:00:00Z",
+        }
+        (place / "manifest.json").write_text(json.dumps(manifest))
+        self.publisher.seed(place / source.name, place / f"{source.name}.torrent")
+
+    def _archive(self, version: str, **archive: Any) -> Path:
+        path = self.folder / f"shop-{version}.tar.gz"
+        return path if path.exists() else make_archive(path, version, **archive)
+
+    def _inspect(self, archive: Path) -> dict[str, Any]:
+        result = perform("inspect", lambda: {"protocol": 1, "archive": {"path": str(archive)}}, False, lambda _: None)
+        assert result["ok"], result
+        found: dict[str, Any] = result["archive"]
+        return found
+
+    def _release(self, verb: str, host: str, **request: Any) -> None:
+        request = {"protocol": 1, "app": "shop", "root": str(self.root(host)), **request}
+        result = perform(verb, lambda: request, False, lambda _event: None)
+        assert result["ok"], result
 
     def publish(self, version: str, **archive: Any) -> Run:
         path = make_archive(self.folder / f"shop-{version}.tar.gz", version, **archive)

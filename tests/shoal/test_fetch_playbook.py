@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-from rollout_helpers import BIN, make_collections
+from rollout_helpers import ANSIBLE_CONFIG, BIN, make_collections
 
 LINE = re.compile(r"^shop\.tar: (\d+) % of 3 hosts, (\d) of 3 complete$", re.MULTILINE)
 
@@ -47,6 +47,7 @@ def play(tmp_path: Path) -> Play:
             [BIN / "ansible-playbook", "-i", inventory, playbook],
             env={
                 **os.environ,
+                "ANSIBLE_CONFIG": str(ANSIBLE_CONFIG),
                 "ANSIBLE_COLLECTIONS_PATH": str(collections),
                 "ANSIBLE_LOCAL_TEMP": str(tmp_path / "local-tmp"),
                 "ANSIBLE_REMOTE_TMP": str(tmp_path / "remote-tmp"),
@@ -73,9 +74,9 @@ def fleet(agent_factory: Any) -> Callable[..., tuple[Any, dict[str, Any]]]:
 def test_a_fetch_that_takes_long_shows_at_most_a_line_for_each_tenth_of_the_whole_play(
     fleet: Any, play: Play, make_payload: Any, make_torrent: Any, tmp_path: Path
 ) -> None:
-    payload = make_payload("shop.tar", 4_000_000)
+    payload = make_payload("shop.tar", 2_400_000)
     torrent = make_torrent(payload)
-    seed, hosts = fleet(limits={"upload": 400_000})
+    seed, hosts = fleet(limits={"upload": 300_000})
     seed.seed(payload, torrent)
 
     done = play(hosts, {"torrent": str(torrent), "peers": [seed.peer], "mode": "0640"})
@@ -109,7 +110,7 @@ def test_a_fetch_that_is_over_at_once_shows_nothing_and_again_changes_nothing(
 def test_a_stalled_fetch_fails_with_how_far_it_got_and_goes_on_when_run_again(
     agent_factory: Any, play: Play, make_payload: Any, make_torrent: Any, tmp_path: Path
 ) -> None:
-    payload = make_payload("shop.tar", 3_000_000)
+    payload = make_payload("shop.tar", 1_000_000)
     torrent = make_torrent(payload, trackers=["http://127.0.0.1:1/announce"])
     seed, host = agent_factory("seed", limits={"upload": 300_000}), agent_factory("host1")
     info_hash = seed.seed(payload, torrent)["info_hash"]
@@ -117,14 +118,14 @@ def test_a_stalled_fetch_fails_with_how_far_it_got_and_goes_on_when_run_again(
     host.client.torrent(info_hash, wait=30, progress=0.3)
     seed.stop()
 
-    arguments = {"torrent": str(torrent), "stall_timeout": 5}
+    arguments = {"torrent": str(torrent), "stall_timeout": 2}
     failed = play({"host1": host}, arguments)
     assert failed.returncode != 0
     told = re.sub(r"\s+", " ", failed.stdout + failed.stderr)
-    assert "no byte came for 5 s (stall_timeout)" in told
-    far = re.search(r"So far (\d+) of 3000000 bytes", told)
+    assert "no byte came for 2 s (stall_timeout)" in told
+    far = re.search(r"So far (\d+) of 1000000 bytes", told)
     assert far, told
-    assert int(far[1]) >= 800_000
+    assert int(far[1]) >= 250_000
     assert "Trackers: http://127.0.0.1:1/announce: " in told
     assert "No tracker works: see whether this host reaches them, or give peers." in told
     assert not (tmp_path / "host1" / "shop.tar").exists()
@@ -141,7 +142,7 @@ def test_a_stalled_fetch_fails_with_how_far_it_got_and_goes_on_when_run_again(
 def test_in_the_background_the_module_waits_itself(
     fleet: Any, play: Play, make_payload: Any, make_torrent: Any, tmp_path: Path
 ) -> None:
-    payload = make_payload("shop.tar", 2_000_000)
+    payload = make_payload("shop.tar", 600_000)
     torrent = make_torrent(payload)
     seed, hosts = fleet(limits={"upload": 300_000})
     seed.seed(payload, torrent)

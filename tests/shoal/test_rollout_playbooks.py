@@ -17,17 +17,37 @@ from rollout_helpers import Fleet, Run, digest, make_archive, make_collections
 pytestmark = pytest.mark.timeout(900)  # each playbook takes 10 s on two free cores
 
 HOSTS = ["host1", "host2", "host3"]
+SHOP_CHECK = {"command": ["sh", "-c", "{{ shop_check | default('true') }}"], "timeout": 1, "interval": 0.2}
+"""A health check of which each host may have its own."""
 
 
 @pytest.fixture
-def fleet(tmp_path: Path, agent_factory: AgentFactory) -> Fleet:
+def make_fleet(tmp_path: Path, agent_factory: AgentFactory) -> Callable[..., Fleet]:
+    def make(*, agents: bool) -> Fleet:
+        return Fleet(
+            folder=tmp_path,
+            collections=make_collections(tmp_path / "collections"),
+            publisher=agent_factory("pub"),
+            hosts={name: agent_factory(name, start=agents) for name in HOSTS},
+        )
+
+    return make
+
+
+@pytest.fixture
+def fleet(make_fleet: Callable[..., Fleet]) -> Fleet:
     """A publisher and three hosts; nothing is published and nothing runs."""
-    return Fleet(
-        folder=tmp_path,
-        collections=make_collections(tmp_path / "collections"),
-        publisher=agent_factory("pub"),
-        hosts={name: agent_factory(name) for name in HOSTS},
-    )
+    return make_fleet(agents=True)
+
+
+@pytest.fixture
+def fetched(make_fleet: Callable[..., Fleet]) -> Fleet:
+    """A fleet on 1.0 that has 1.1 already, so that it needs no agents: for what is about switching."""
+    fleet = make_fleet(agents=False)
+    fleet.deploy("1.0")
+    fleet.have_published("1.1")
+    fleet.stage("1.1")
+    return fleet
 
 
 @pytest.fixture
@@ -79,7 +99,7 @@ def test_a_version_comes_a_sick_one_goes_and_the_next_one_goes_on(fleet: Fleet) 
     assert "1.0  prefetch   3/3 hosts had it already" in again.story
     assert [agent.client.agent()["downloaded"] for agent in fleet.hosts.values()] == moved
 
-    fleet.publish("1.1", sick=True)
+    fleet.have_published("1.1", sick=True)
     sick = fleet.run("rollout", version="1.1")
     assert sick.status != 0
     assert fleet.versions == ["1.0", "1.0", "1.0"]
@@ -88,7 +108,7 @@ def test_a_version_comes_a_sick_one_goes_and_the_next_one_goes_on(fleet: Fleet) 
     assert outcomes(sick) == ["rolled_back", "waiting", "waiting"]
     assert not sick.stats["complete"]
 
-    fleet.publish("1.2")
+    fleet.have_published("1.2")
     fleet.app["ramp"] = ["100%"]
     ok(fleet.run("rollout", version="1.2"))
     assert fleet.versions == ["1.2", "1.2", "1.2"]
@@ -106,29 +126,29 @@ def test_a_version_comes_a_sick_one_goes_and_the_next_one_goes_on(fleet: Fleet) 
 
 
 def test_check_mode_touches_nothing_and_predicts_what_comes(fleet: Fleet) -> None:
-    make_archive(fleet.folder / "shop.tar.gz", "1.0")
+    make_archive(fleet.folder / "shop-1.1.tar.gz", "1.1")
     watched = [fleet.published, *(fleet.root(host) for host in HOSTS)]
 
     def torrents() -> list[int]:
         return [len(agent.client.torrents()) for agent in (fleet.publisher, *fleet.hosts.values())]
 
-    def tried_and_done(playbook: str, **extra: str) -> None:
+    def tried_and_done(playbook: str, *arguments: str, **extra: str) -> None:
         before, known = digest(*watched), torrents()
-        check = ok(fleet.run(playbook, "--check", "--diff", **extra))
+        check = ok(fleet.run(playbook, *arguments, "--check", "--diff", **extra))
         assert digest(*watched) == before
         assert torrents() == known
-        real = ok(fleet.run(playbook, "--diff", **extra))
+        real = ok(fleet.run(playbook, *arguments, "--diff", **extra))
         assert check.changed == real.changed
         assert real.total_changed > 0
-        again = ok(fleet.run(playbook, "--check", **extra))
+        again = ok(fleet.run(playbook, *arguments, **extra))
         assert again.total_changed == 0
 
-    tried_and_done("publish", version="1.0", archive="shop.tar.gz")
-    tried_and_done("rollout", version="1.0")
-    make_archive(fleet.folder / "shop.tar.gz", "1.1")
-    ok(fleet.run("publish", version="1.1", archive="shop.tar.gz"))
+    # nothing yet, the version before, and the new version ready beside it
+    fleet.deploy("1.0", HOSTS[1:])
+    tried_and_done("publish", version="1.1", archive="shop-1.1.tar.gz")
+    fleet.stage("1.1", HOSTS[2:])
     tried_and_done("rollout", version="1.1")
-    tried_and_done("rollback")
+    tried_and_done("rollback", "--limit", "host2,host3")
 
 
 def closed_port() -> int:
@@ -140,7 +160,7 @@ def closed_port() -> int:
 
 
 def test_an_unreachable_host_counts_as_missing_until_the_quorum_allows_it(fleet: Fleet) -> None:
-    fleet.publish("1.0")
+    fleet.have_published("1.0")
     gone = {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": closed_port()}
     fleet.host_variables["pub"] = gone
     nowhere = fleet.run("rollout", version="1.0")
@@ -169,7 +189,7 @@ def test_an_unreachable_host_counts_as_missing_until_the_quorum_allows_it(fleet:
 
 
 def test_limit_holds_and_may_exclude_the_publisher(fleet: Fleet) -> None:
-    fleet.publish("1.0")
+    fleet.have_published("1.0")
     limited = ok(fleet.run("rollout", "--limit", "host2", version="1.0"))
     assert fleet.versions == [None, "1.0", None]
     assert list(limited.stats["hosts"]) == ["host2"]
@@ -181,25 +201,23 @@ def test_limit_holds_and_may_exclude_the_publisher(fleet: Fleet) -> None:
     assert "shoal_publishers: pub is outside of --limit" in unpublishable.out
 
 
-def test_a_host_that_serves_is_never_left_drained(fleet: Fleet) -> None:
-    fleet.deploy("1.0")
-    fleet.publish("1.1")
-    log = fleet.folder / "balancer.log"
+def test_a_host_that_serves_is_never_left_drained(fetched: Fleet) -> None:
+    log = fetched.folder / "balancer.log"
     for name in ("drain", "undrain"):
-        (fleet.folder / f"{name}.yml").write_text(
+        (fetched.folder / f"{name}.yml").write_text(
             f"- ansible.builtin.shell: >-\n    echo {name} {{{{ inventory_hostname }}}}\n"
             f"    $(cat {{{{ shop_root }}}}/current/version) >> {log}\n"
             f"- ansible.builtin.fail:\n    msg: the balancer says no\n  when: {name}_fails | default(false)\n"
         )
-    fleet.app.update(drain="drain.yml", undrain="undrain.yml", ramp=[1, 2, "100%"])
+    fetched.app.update(drain="drain.yml", undrain="undrain.yml", ramp=[1, 2, "100%"])
     # the second host is not healthy with the new version, and the balancer does not let the third one go
-    fleet.app["health"] = {"command": ["sh", "-c", "{{ shop_check | default('true') }}"], "timeout": 1, "interval": 0.2}
-    fleet.host_variables["host2"] = {"shop_check": "grep -q 1.0 version"}
-    fleet.host_variables["host3"] = {"drain_fails": True}
+    fetched.app["health"] = SHOP_CHECK
+    fetched.host_variables["host2"] = {"shop_check": "grep -q 1.0 version"}
+    fetched.host_variables["host3"] = {"drain_fails": True}
 
-    run = fleet.run("rollout", version="1.1")
+    run = fetched.run("rollout", version="1.1")
     assert run.status != 0
-    assert fleet.versions == ["1.1", "1.0", "1.0"]
+    assert fetched.versions == ["1.1", "1.0", "1.0"]
     assert log.read_text().splitlines() == [
         "drain host1 1.0",
         "undrain host1 1.1",
@@ -208,10 +226,10 @@ def test_a_host_that_serves_is_never_left_drained(fleet: Fleet) -> None:
     ]
 
     log.unlink()
-    fleet.host_variables["host2"] = {}
-    run = fleet.run("rollout", version="1.1")
+    fetched.host_variables["host2"] = {}
+    run = fetched.run("rollout", version="1.1")
     assert run.status != 0
-    assert fleet.versions == ["1.1", "1.1", "1.0"]
+    assert fetched.versions == ["1.1", "1.1", "1.0"]
     assert "1.1  switch     host3 ✗ draining failed: the balancer says no: still on 1.0" in run.story
     assert log.read_text().splitlines() == [
         "drain host2 1.0",
@@ -221,9 +239,9 @@ def test_a_host_that_serves_is_never_left_drained(fleet: Fleet) -> None:
     ], "a host that is where it is to go stays in service"
 
     log.unlink()
-    fleet.host_variables["host3"] = {}
-    ok(fleet.run("rollout", version="1.1"))
-    assert fleet.versions == ["1.1", "1.1", "1.1"]
+    fetched.host_variables["host3"] = {}
+    ok(fetched.run("rollout", version="1.1"))
+    assert fetched.versions == ["1.1", "1.1", "1.1"]
 
 
 @pytest.mark.parametrize(
@@ -234,15 +252,13 @@ def test_a_host_that_serves_is_never_left_drained(fleet: Fleet) -> None:
         ("rollback_all", ["1.0", "1.0", "1.0"], ["taken_back", "taken_back", "rolled_back"]),
     ],
 )
-def test_what_happens_on_failure(fleet: Fleet, on_failure: str, versions: list[str], ends: list[str]) -> None:
-    fleet.deploy("1.0")
-    fleet.publish("1.1")
-    fleet.app.update(on_failure=on_failure, ramp=[1, "100%"])
-    fleet.app["health"] = {"command": ["sh", "-c", "{{ shop_check | default('true') }}"], "timeout": 1, "interval": 0.2}
-    fleet.host_variables["host3"] = {"shop_check": "grep -q 1.0 version"}
-    run = fleet.run("rollout", version="1.1")
+def test_what_happens_on_failure(fetched: Fleet, on_failure: str, versions: list[str], ends: list[str]) -> None:
+    fetched.app.update(on_failure=on_failure, ramp=[1, "100%"])
+    fetched.app["health"] = SHOP_CHECK
+    fetched.host_variables["host3"] = {"shop_check": "grep -q 1.0 version"}
+    run = fetched.run("rollout", version="1.1")
     assert run.status != 0
-    assert fleet.versions == versions
+    assert fetched.versions == versions
     assert outcomes(run) == ends
     assert "1.1  switch     host2 ✓; host3 ✗ health: " in run.story
 
@@ -250,9 +266,9 @@ def test_what_happens_on_failure(fleet: Fleet, on_failure: str, versions: list[s
 def test_a_large_fleet_switches_as_jobs(fleet: Fleet) -> None:
     """With fewer forks than hosts, staging and switching run beside each other on the hosts, not in the forks."""
     fleet.deploy("1.0")
-    fleet.publish("1.1")
+    fleet.have_published("1.1")
     fleet.app["ramp"] = ["100%"]
-    fleet.app["health"] = {"command": ["sh", "-c", "{{ shop_check | default('true') }}"], "timeout": 1, "interval": 0.2}
+    fleet.app["health"] = SHOP_CHECK
     fleet.host_variables["host2"] = {"shop_check": "grep -q 1.0 version"}
     run = fleet.run("rollout", "--forks", "1", version="1.1")
     assert run.status != 0
@@ -263,29 +279,25 @@ def test_a_large_fleet_switches_as_jobs(fleet: Fleet) -> None:
 
 
 def test_a_switch_goes_on_when_the_playbook_is_interrupted(
-    fleet: Fleet, wait_until: Callable[..., object], tmp_path: Path
+    fetched: Fleet, wait_until: Callable[..., object], tmp_path: Path
 ) -> None:
-    fleet.deploy("1.0")
-    fleet.publish("1.1")
     begun, go = tmp_path / "begun", tmp_path / "go"
     wait = f"touch {begun}; while [ ! -e {go} ]; do sleep 0.05; done"
-    fleet.app.update(ramp=["100%"], restart=["sh", "-c", wait])
-    with fleet.start("rollout", app="shop", version="1.1") as process:
+    fetched.app.update(ramp=["100%"], restart=["sh", "-c", wait])
+    with fetched.start("rollout", app="shop", version="1.1") as process:
         wait_until(begun.exists, 120, "the switch began")
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=60)
     assert process.returncode != 0
     go.touch()
     for host in HOSTS:
-        wait_until(lambda host=host: fleet.version(host) in ("1.0", "1.1"), 30, f"{host} serves one version")
-    rest = ok(fleet.run("rollout", version="1.1"))
-    assert fleet.versions == ["1.1", "1.1", "1.1"]
+        wait_until(lambda host=host: fetched.version(host) in ("1.0", "1.1"), 30, f"{host} serves one version")
+    rest = ok(fetched.run("rollout", version="1.1"))
+    assert fetched.versions == ["1.1", "1.1", "1.1"]
     assert rest.stats["complete"]
 
 
-def test_a_switch_whose_connection_is_lost_is_followed_when_it_is_back(fleet: Fleet, tmp_path: Path) -> None:
-    fleet.deploy("1.0")
-    fleet.publish("1.1")
+def test_a_switch_whose_connection_is_lost_is_followed_when_it_is_back(fetched: Fleet, tmp_path: Path) -> None:
     gone, tried = tmp_path / "gone", tmp_path / "tried"
     ssh = tmp_path / "ssh"  # runs what it is given on this machine, except while the host is gone
     ssh.write_text(
@@ -293,17 +305,17 @@ def test_a_switch_whose_connection_is_lost_is_followed_when_it_is_back(fleet: Fl
         'for command; do :; done\nexec sh -c "$command"\n'
     )
     ssh.chmod(0o755)
-    fleet.app.update(ramp=["100%"], restart=["sh", "-c", "{{ shop_restart | default('true') }}"])
-    fleet.host_variables["host2"] = {
+    fetched.app.update(ramp=["100%"], restart=["sh", "-c", "{{ shop_restart | default('true') }}"])
+    fetched.host_variables["host2"] = {
         "ansible_connection": "ssh",
         "ansible_host": "127.0.0.1",
         "ansible_ssh_executable": str(ssh),
         "ansible_ssh_transfer_method": "piped",
         "shop_restart": f"touch {gone}; while [ ! -e {tried} ]; do sleep 0.1; done; rm {gone}",
     }
-    run = ok(fleet.run("rollout", "--forks", "1", version="1.1"))
+    run = ok(fetched.run("rollout", "--forks", "1", version="1.1"))
     assert "fatal: [host2]: UNREACHABLE!" in run.out, "it was away in between"
-    assert fleet.versions == ["1.1", "1.1", "1.1"]
+    assert fetched.versions == ["1.1", "1.1", "1.1"]
     assert outcomes(run) == ["switched"] * 3
 
 
@@ -331,7 +343,7 @@ def test_an_archive_comes_from_where_the_user_stands_the_publisher_or_a_url(
 
 
 def test_what_is_published_never_changes(fleet: Fleet) -> None:
-    fleet.publish("1.0")
+    fleet.have_published("1.0")
     published = digest(fleet.published)
     make_archive(fleet.folder / "other.tar.gz", "other bytes")
     other = fleet.run("publish", version="1.0", archive="other.tar.gz")

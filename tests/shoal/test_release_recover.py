@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from release_helpers import App, Result, call, service, wait_until
 
+from shoal.cli import main
 from shoal.release import journal, verbs
 from shoal.release.layout import Layout
 from shoal.release.lock import Lock, holder_of
@@ -251,6 +252,25 @@ def test_a_damaged_mark_is_said_and_left(killed: tuple[App, Result]) -> None:
     result = app.ask("recover")
     assert result["error"]["code"] == "damaged_record"
     assert "unproven.json" in result["error"]["message"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only what root switches is ended at boot")
+def test_a_boot_finds_what_was_cut_off_and_no_more(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(journal, "MARKED", tmp_path / "marked")
+    journal.MARKED.mkdir()
+    killed, request = scene(prepared, tmp_path / "killed", SCENARIOS[0])
+    kill_at(killed, request, KILLED_AT_HEALTH)
+    assert journal.marked() == [killed.root]
+    # A mark that another recovery ended meanwhile leaves a link, and no work.
+    (journal.MARKED / "stale").symlink_to(scene(prepared, tmp_path / "whole", SCENARIOS[0])[0].root)
+
+    assert main(["release", "recover", "--all"]) == 0
+    assert killed.current() == "1.1"
+    killed.assert_settled()
+    assert str(killed.root) in capsys.readouterr().out
+    assert killed.root not in journal.marked()
 
 
 def test_a_hook_that_outlived_the_switch_is_ended_before_recovering(app_with_hook: tuple[App, Result]) -> None:

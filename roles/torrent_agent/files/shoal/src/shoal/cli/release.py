@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shoal.release import PROTOCOL, ReleaseError, parse, parse_inspect, verbs
+from shoal.release import PROTOCOL, ReleaseError, journal, parse, parse_inspect, verbs
 from shoal.release.errors import RequestError
 
 if TYPE_CHECKING:
@@ -81,11 +81,16 @@ def _add_remove(options: argparse.ArgumentParser) -> None:
     options.add_argument("version", nargs="?")
 
 
+def _add_recover(options: argparse.ArgumentParser) -> None:
+    _add_root(options)
+    options.add_argument("--all", action="store_true", help="wherever root's switches on this host were cut off")
+
+
 _ADD: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "stage": _add_stage,
     "activate": _add_activate,
     "remove": _add_remove,
-    "recover": _add_root,
+    "recover": _add_recover,
     "info": _add_root,
     "inspect": _add_archive,
 }
@@ -167,6 +172,9 @@ def _run_for_people(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     console, errors = Console(highlight=False), Console(stderr=True, highlight=False)
+    if args.verb == "recover" and args.all:
+        args.all = False
+        return max((_recover(args, root, console) for root in journal.marked()), default=0)
     result = perform(args.verb, lambda: _request_of(args), args.check, lambda event: _tell(errors, event))
     if not result["ok"]:
         error = result["error"]
@@ -177,6 +185,12 @@ def _run_for_people(args: argparse.Namespace) -> int:
         return _status(result)
     _SHOW.get(args.verb, _show_outcome)(console, result)
     return 0
+
+
+def _recover(args: argparse.Namespace, root: Path, console: Console) -> int:
+    console.print(f"{root}:", markup=False, soft_wrap=True)
+    args.root = str(root)
+    return _run_for_people(args)
 
 
 def _request_of(args: argparse.Namespace) -> dict[str, Any]:

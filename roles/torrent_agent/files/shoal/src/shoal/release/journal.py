@@ -6,6 +6,10 @@ which one comes.
 
 from __future__ import annotations
 
+import hashlib
+import os
+from pathlib import Path
+
 import msgspec
 from msgspec import Struct
 
@@ -14,6 +18,9 @@ from shoal.release.errors import ReleaseError
 from shoal.release.layout import Layout, Pointer
 from shoal.release.listeners import Process
 from shoal.release.request import Request
+
+MARKED = Path("/var/lib/shoal-release/unproven")
+"""Links to the roots in which root left a mark, for a boot to find. Where nobody made this folder, nobody looks."""
 
 
 class Journal(Struct):
@@ -56,9 +63,26 @@ def read(layout: Layout) -> Journal | None:
 
 def write(layout: Layout, journal: Journal) -> None:
     """Keep the mark, on the disk when it returns."""
+    link = _link(layout)
+    if link and not link.is_symlink():
+        link.symlink_to(layout.root)
+        files.sync_dir(MARKED)
     files.write_whole(layout.journal_file, msgspec.json.encode(journal))
 
 
 def clear(layout: Layout) -> None:
     """Take the mark away, on the disk when it returns."""
     files.remove_file(layout.journal_file)
+    if link := _link(layout):
+        link.unlink(missing_ok=True)
+
+
+def marked() -> list[Path]:
+    """The roots in which a switch of root's is under way, or was when the host went down."""
+    return sorted(link.readlink() for link in MARKED.iterdir()) if MARKED.is_dir() else []
+
+
+def _link(layout: Layout) -> Path | None:
+    if os.geteuid() != 0 or not MARKED.is_dir():
+        return None
+    return MARKED / hashlib.sha256(os.fsencode(layout.root)).hexdigest()

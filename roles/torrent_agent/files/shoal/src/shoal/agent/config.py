@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import os
 import re
 import socket
@@ -17,7 +18,7 @@ import yaml
 
 from shoal.agent.addresses import parse_endpoint, parse_ip
 from shoal.agent.errors import ConfigError
-from shoal.swarm import EngineSettings, Reserve, WebSeedPolicy
+from shoal.swarm import EngineSettings, Reserve, SeedingPolicy, WebSeedPolicy
 
 MAX_CONFIG_BYTES = 64 * 1024  # a real one has a few hundred bytes: more is the wrong file
 MAX_PROBLEMS = 20  # told at once; a file with more of them is another program's
@@ -55,6 +56,10 @@ class ListenAddress(str):
 
 class IpAddress(str):
     """An IPv4 or IPv6 address."""
+
+
+class Network(str):
+    """An address or a network such as ``10.0.0.0/8``, in its normal form."""
 
 
 class AgentName(str):
@@ -132,6 +137,19 @@ class Retention(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     min_age: Duration = Duration(7 * 86400)
 
 
+class Seeding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """When to stop seeding what was fetched; 0: never for this reason."""
+
+    ratio: Annotated[float, msgspec.Meta(ge=0, le=1e6)] = 0
+    time: Duration = Duration(0)
+
+
+class PeerRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Who may be a peer: addresses of these networks only; empty: everybody."""
+
+    allow: Annotated[tuple[Network, ...], msgspec.Meta(max_length=1000)] = ()
+
+
 class Log(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is logged, to standard error."""
 
@@ -155,6 +173,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     limits: Limits = Limits()
     discovery: Discovery = Discovery()
     web_seeds: WebSeeds = WebSeeds()
+    peers: PeerRules = PeerRules()
+    seeding: Seeding = Seeding()
     storage: Storage = Storage()
     retention: Retention = Retention()
     resume_interval: Annotated[float, msgspec.Meta(ge=1, le=86400)] = 30
@@ -180,6 +200,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             natpmp=self.discovery.natpmp,
             announce_ip=str(self.announce_ip or ""),
             resume_interval=self.resume_interval,
+            allowed_peers=tuple(str(network) for network in self.peers.allow),
+            seeding=SeedingPolicy(self.seeding.ratio, float(self.seeding.time)),
             min_free=self.storage.min_free.reserve,
             refuse_when_full=self.storage.when_full == "refuse",
             web_seed=WebSeedPolicy(
@@ -400,6 +422,20 @@ def _parse_ip_address(value: object) -> IpAddress:
     return IpAddress(parse_ip(value))
 
 
+def _parse_network(value: object) -> Network:
+    try:
+        if not isinstance(value, str):
+            raise ValueError
+        network = ipaddress.ip_network(value)
+        mapped = network.network_address.ipv4_mapped if network.version == 6 else None
+        if mapped and network.prefixlen >= 96:
+            network = ipaddress.ip_network((mapped, network.prefixlen - 96))
+    except ValueError as error:
+        hint = f" ({error})" if "host bits" in str(error) else ""
+        raise ValueError(f"found {_found(value)}, expected an address or a network such as 10.0.0.0/8{hint}") from None
+    return Network(network)
+
+
 def _parse_name(value: object) -> AgentName:
     if not isinstance(value, str) or not _NAME.fullmatch(value):
         raise ValueError(f"found {_found(value)}, expected text of at most 64 letters, digits, dots, colons, - and _")
@@ -417,6 +453,7 @@ _PARSERS: dict[type, Callable[[object], object]] = {
     Path: _parse_path,
     ListenAddress: _parse_listen,
     IpAddress: _parse_ip_address,
+    Network: _parse_network,
     AgentName: _parse_name,
 }
 

@@ -24,6 +24,7 @@ EVENT_LEVELS = {
     EventKind.TRACKER_ERROR: logging.WARNING,
     EventKind.PEER_ERROR: logging.DEBUG,  # peers come and go; on a big fleet thousands a minute
     EventKind.HELD: logging.WARNING,
+    EventKind.SEEDING_ENDED: logging.INFO,
     EventKind.RELEASED: logging.INFO,
     EventKind.WEB_SEEDS_USED: logging.INFO,
     EventKind.RESUME_SAVED: logging.DEBUG,

@@ -35,6 +35,7 @@ from shoal.swarm.types import (
     EventKind,
     Hold,
     PeerStatus,
+    SeedingPolicy,
     SpaceStatus,
     State,
     TorrentError,
@@ -48,6 +49,9 @@ _PROGRESS_INTERVAL = 1.0
 
 _IDLE_WAIT = 3600.0
 """Seconds the alert thread sleeps when nothing is due: any number will do, alerts wake it."""
+
+_SEEDING_INTERVAL = 5.0
+"""Seconds between looks at what was sent and when, where a policy ends seeding: nobody tells us of sent bytes."""
 
 _SPACE_INTERVAL = 1.0
 """Seconds between looks at the store's file system while something fetches or waits for space: nobody tells us when
@@ -94,6 +98,7 @@ class Engine:
         self._ports: list[int] = []
         self._importing: list[Reservation] = []
         self._space_due: float | None = None  # when to look at the file system again
+        self._seeding_due: float | None = None
         self._early: list[Event] = []  # of before the alert thread ran
         self._reactions: dict[type, Callable[[Torrent, Any], None]] = {
             lt.block_downloading_alert: self._on_request,
@@ -128,6 +133,7 @@ class Engine:
         try:
             self._session = lt.session(settings.session_settings(self._settings))  # type: ignore[call-overload]
             self._limit_everybody()
+            self._session.set_ip_filter(settings.ip_filter(self._settings.allowed_peers))
             self._await_listening()
         except BaseException:
             self._session = None
@@ -339,6 +345,8 @@ class Engine:
             torrent.error = None
             torrent.checking = True
             torrent.flushed = False
+            if _held_for(torrent, "seeding"):
+                torrent.hold = None
             torrent.on_disk = space.allocated(torrent.file_paths())
             torrent.record.files = None
             torrent.handle.clear_error()
@@ -389,9 +397,12 @@ class Engine:
             self._apply(replace(wanted, state_dir=old.state_dir, store_dir=old.store_dir, listen=old.listen))
             for torrent in self._torrents.values():
                 torrent.web_seeds.policy = wanted.web_seed
+            self._seeding_due = time.monotonic()
         self._bell.ring()  # the alert thread's deadlines may be others now
 
     def _apply(self, wanted: EngineSettings) -> None:
+        if wanted.allowed_peers != self._settings.allowed_peers:
+            self._session.set_ip_filter(settings.ip_filter(wanted.allowed_peers))
         before, after = settings.session_settings(self._settings), settings.session_settings(wanted)
         self._session.apply_settings({key: value for key, value in after.items() if value != before[key]})
         self._settings = wanted
@@ -478,7 +489,7 @@ class Engine:
 
         :param newcomer: wants to start
         """
-        torrents = [torrent for torrent in self._torrents.values() if torrent.fills_disk or torrent.hold]
+        torrents = [torrent for torrent in self._torrents.values() if torrent.fills_disk or _held_for(torrent, "space")]
         self._space_due = time.monotonic() + _SPACE_INTERVAL if torrents else None
         try:
             found = self._measure()
@@ -498,9 +509,20 @@ class Engine:
             elif hold:
                 torrent.hold = hold  # with the numbers as they are now
             elif torrent.hold:
-                torrent.hold = None
-                self._tell(Event(EventKind.RELEASED, torrent.info_hash, state=torrent.state))
-                self._go_on(torrent)
+                self._release(torrent)
+
+    def _look_after_seeding(self) -> None:
+        policy = self._settings.seeding
+        self._seeding_due = time.monotonic() + _SEEDING_INTERVAL if policy.ratio or policy.time else None
+        for torrent in self._torrents.values():
+            if torrent.state is not State.COMPLETE or (torrent.hold and torrent.hold.reason != "seeding"):
+                continue
+            torrent.take_counters(torrent.handle.status())
+            hold = torrent.seeding_ended(policy, time.time())
+            if hold and torrent.hold is None:
+                self._hold(torrent, hold)
+            elif torrent.hold and not hold:
+                self._release(torrent)
 
     def _ask_for_space(self, torrent: Torrent) -> None:
         if torrent.fills_disk:
@@ -512,8 +534,14 @@ class Engine:
             torrent.handle.set_flags(lt.torrent_flags.stop_when_ready)
         else:
             torrent.handle.pause()
-        self._tell(Event(EventKind.HELD, torrent.info_hash, torrent.state, what=hold.reason, message=hold.message))
+        kind = EventKind.SEEDING_ENDED if hold.reason == "seeding" else EventKind.HELD
+        self._tell(Event(kind, torrent.info_hash, torrent.state, what=hold.reason, message=hold.message))
         self._changed(torrent)
+
+    def _release(self, torrent: Torrent) -> None:
+        torrent.hold = None
+        self._tell(Event(EventKind.RELEASED, torrent.info_hash, state=torrent.state))
+        self._go_on(torrent)
 
     def _go_on(self, torrent: Torrent) -> None:
         if torrent.hold is None:
@@ -588,6 +616,7 @@ class Engine:
         params.url_seeds = []
         flags = lt.torrent_flags
         params.flags = flags.duplicate_is_error | flags.override_web_seeds | flags.override_trackers
+        params.flags |= flags.apply_ip_filter
         if record.paused or record.data_path:
             # paused as soon as the check is done: a torrent that is added paused would not be checked
             params.flags |= flags.stop_when_ready
@@ -686,11 +715,14 @@ class Engine:
                 self._look_after_fetching(now)
                 if self._space_due is not None and now >= self._space_due:
                     self._share_space()
+                if self._seeding_due is not None and now >= self._seeding_due:
+                    self._look_after_seeding()
 
     def _next_deadline(self) -> float:
         due = time.monotonic() + _IDLE_WAIT
-        if self._space_due is not None:
-            due = min(due, self._space_due)
+        for ours in (self._space_due, self._seeding_due):
+            if ours is not None:
+                due = min(due, ours)
         for torrent in self._torrents.values():
             if torrent.fetching_since is not None:
                 for own in (torrent.progress_due, torrent.resume_due, torrent.web_seeds.due):
@@ -828,6 +860,8 @@ class Engine:
         if record.completed_at is None or before is State.DOWNLOADING:
             record.completed_at = time.time()
             self._tell(Event(EventKind.COMPLETE, torrent.info_hash, state=State.COMPLETE))
+        if self._settings.seeding != SeedingPolicy():
+            self._seeding_due = time.monotonic()
         if record.files is None:
             self._save_resume_data(torrent)
             self._seal(torrent)
@@ -986,6 +1020,10 @@ class Engine:
         error = done.exception()
         if error:
             _log.error("the state folder %s cannot be written: %s", self._settings.state_dir, error)
+
+
+def _held_for(torrent: Torrent, reason: str) -> bool:
+    return torrent.hold is not None and torrent.hold.reason == reason
 
 
 def _absolute(path: Path | None) -> str | None:

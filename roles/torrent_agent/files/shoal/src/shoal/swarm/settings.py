@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from typing import Any
 
 import libtorrent as lt
@@ -93,6 +94,24 @@ def limits(upload: int, download: int) -> dict[str, Any]:
     }
 
 
+def ip_filter(allowed: tuple[str, ...]) -> Any:
+    """What lets peers of the networks ``allowed`` (CIDR) in and out, and nobody else; without any, everybody.
+
+    An IPv4 network is allowed as IPv6 writes its addresses too (::ffff:0:0/96).
+    """
+    blocked = 1
+    rules = lt.ip_filter()
+    if allowed:
+        rules.add_rule("0.0.0.0", "255.255.255.255", blocked)
+        rules.add_rule("::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", blocked)
+    for network in map(ipaddress.ip_network, allowed):
+        first, last = str(network[0]), str(network[-1])
+        rules.add_rule(first, last, 0)
+        if network.version == 4:
+            rules.add_rule(f"::ffff:{first}", f"::ffff:{last}", 0)
+    return rules
+
+
 def session_settings(settings: EngineSettings) -> dict[str, Any]:
     """The settings pack of a session that does what ``settings`` says."""
     client = f"shoal/{__version__}"
@@ -125,6 +144,8 @@ def session_settings(settings: EngineSettings) -> dict[str, Any]:
         # A dead tracker must not hold up the agent's stop (default 5 s), nor a first announce (default 30 s).
         "stop_tracker_timeout": 1,
         "tracker_completion_timeout": 15,
+        # The networks that peers may be of say nothing of trackers. (Web seeds have no such switch.)
+        "apply_ip_filter_to_trackers": False,
         # --- how we connect ---
         # By default 60 s pass after a first failed dial: measured, a minute lost when peers start before their seed.
         "min_reconnect_time": 1,

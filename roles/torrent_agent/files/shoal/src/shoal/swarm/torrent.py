@@ -17,6 +17,7 @@ from shoal.swarm.types import (
     Hold,
     Label,
     PeerStatus,
+    SeedingPolicy,
     State,
     TorrentError,
     TorrentStatus,
@@ -152,6 +153,23 @@ class Torrent:
             return 0
         here = self.on_disk if self.checking else self.handle.status().total_done
         return max(0, self.metainfo.size - here)
+
+    def seeding_ended(self, policy: SeedingPolicy, now: float) -> Hold | None:
+        """Why it need not be seeded any more at ``now`` (Unix time). What was not fetched was given to us to seed."""
+        record = self.record
+        if (
+            self.state is not State.COMPLETE
+            or self.in_place
+            or record.paused
+            or not record.received
+            or not self.metainfo
+        ):
+            return None
+        if policy.ratio and record.uploaded >= policy.ratio * self.metainfo.size:
+            return Hold("seeding", f"not seeded any more: {policy.ratio:g} times its size has been sent")
+        if policy.time and record.completed_at and now >= record.completed_at + policy.time:
+            return Hold("seeding", f"not seeded any more: it has been complete for {policy.time:g} s")
+        return None
 
     def difference(self) -> TorrentError:
         """Why a payload that should be seeded in place cannot be: the first file that is not the torrent's."""

@@ -46,6 +46,14 @@ class Reserve:
 
 
 @dataclass(frozen=True)
+class SeedingPolicy:
+    """When to stop seeding what was fetched; 0: never for this reason."""
+
+    ratio: float = 0.0  # bytes sent, in sizes of the payload
+    time: float = 0.0  # seconds since it was complete
+
+
+@dataclass(frozen=True)
 class EngineSettings:
     """Everything the engine has to be told; defaults are right for a fleet on a private network."""
 
@@ -59,10 +67,12 @@ class EngineSettings:
     lsd: bool = False
     upnp: bool = False
     natpmp: bool = False
+    allowed_peers: tuple[str, ...] = ()  # networks (CIDR), to and from which peers may connect; none: all
     announce_ip: str = ""  # the address told to trackers; empty: as they see us
     resume_interval: float = 30.0  # between saves of resume data while a torrent downloads
     web_seed: WebSeedPolicy = field(default_factory=WebSeedPolicy)
     min_free: Reserve = Reserve()  # no download and no import takes it
+    seeding: SeedingPolicy = SeedingPolicy()
     refuse_when_full: bool = False  # `add` refuses what does not fit; else it is added and waits
 
 
@@ -104,7 +114,7 @@ class TorrentError:
 class Hold:
     """Why the agent keeps a torrent still that nobody paused."""
 
-    reason: str  # space
+    reason: str  # space, seeding
     message: str  # for people, with the numbers
     needed: int = 0  # bytes that are still to come
     reserved: int = 0  # bytes that others are still to write
@@ -212,6 +222,7 @@ class EventKind(str, Enum):
     TRACKER_ERROR = "tracker_error"
     PEER_ERROR = "peer_error"
     HELD = "held"  # kept still by the agent itself: Event.what the reason, message the numbers
+    SEEDING_ENDED = "seeding_ended"  # held, too: the policy has it so; message: why
     RELEASED = "released"  # goes on again
     WEB_SEEDS_USED = "web_seeds_used"
     RESUME_SAVED = "resume_saved"

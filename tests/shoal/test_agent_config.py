@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from shoal.agent.config import MAX_CONFIG_BYTES, Config, load
 from shoal.agent.errors import ConfigError
+from shoal.swarm import Reserve
 
 
 @pytest.fixture
@@ -24,100 +27,252 @@ def config_file(tmp_path):
     return write
 
 
-# what is in the file, what the message must say of it, a valid neighbour
-REFUSED = {
-    "unknown key": ("lisen: []", "lisen: unknown key; did you mean 'listen'?", 'listen: ["127.0.0.1:1"]'),
-    "unknown inner key": ("limits: {uplaod: 1}", "limits.uplaod: unknown key; did you mean 'upload'?", "limits: {}"),
-    "nothing near": ("zzz: 1", "zzz: unknown key; known keys: announce_ip, discovery", "name: zzz"),
-    "key that is no text": ("1: x", "1: unknown key", "name: '1'"),
-    "rate of bits": (
-        "limits: {upload: 10Mbit}",
-        "limits.upload: found '10Mbit', expected bytes",
-        "limits: {upload: 2MB}",
-    ),
-    "negative rate": ("limits: {upload: -1}", "limits.upload: found -1, expected bytes", "limits: {upload: 0}"),
-    "rate too high": (
-        "limits: {download: 3GB}",
-        "limits.download: found '3GB', expected at most",
-        "limits: {upload: 2GB}",
-    ),
-    "rate of truth": ("limits: {upload: true}", "limits.upload: found True, expected bytes", "limits: {upload: 1}"),
-    "limits no mapping": ("limits: 2MB", "limits: found '2MB', expected a mapping with keys of: upload", "limits: {}"),
-    "octal number": ("socket_mode: 0660", "socket_mode: found 432, expected quoted octal", 'socket_mode: "0660"'),
-    "mode of letters": (
-        "socket_mode: rw-rw",
-        "socket_mode: found 'rw-rw', expected quoted octal",
-        'socket_mode: "600"',
-    ),
-    "setuid mode": ('socket_mode: "4755"', "socket_mode: found '4755', expected quoted octal", 'socket_mode: "0755"'),
-    "port too high": (
-        'listen: ["0.0.0.0:1", "0.0.0.0:65536"]',
-        "listen[1]: found '0.0.0.0:65536', expected a port",
-        'listen: ["0.0.0.0:65535"]',
-    ),
-    "no port": ('listen: ["0.0.0.0"]', "listen[0]: found '0.0.0.0', expected HOST:PORT", 'listen: ["0.0.0.0:0"]'),
-    "bare IPv6": ('listen: ["::1:6891"]', "listen[0]: found '::1:6891', expected HOST:PORT", 'listen: ["[::1]:6891"]'),
-    "listen by name": (
-        'listen: ["host1:6891"]',
-        "listen[0]: found 'host1', expected an IPv4 or IPv6 address",
-        'listen: ["127.0.0.1:6891"]',
-    ),
-    "listen nowhere": ("listen: []", "listen: found a list, expected a list of length >= 1", 'listen: ["127.0.0.1:0"]'),
-    "listen no list": (
-        "listen: 127.0.0.1:6891",
-        "listen: found '127.0.0.1:6891', expected a list",
-        "listen: [127.0.0.1:6891]",
-    ),
-    "announce by name": (
-        "announce_ip: host1",
-        "announce_ip: found 'host1', expected an IPv4 or IPv6 address",
-        "announce_ip: 192.0.2.1",
-    ),
-    "relative path": (
-        "state_dir: var/lib",
-        "state_dir: found 'var/lib', expected an absolute path",
-        "state_dir: /var/lib",
-    ),
-    "path of null": ("socket: null", "socket: found nothing (null), expected an absolute path", "store_dir: null"),
-    "long socket": (f"socket: /{'x' * 107}", "expected at most 107 bytes", f"socket: /{'x' * 106}"),
-    "name of a number": ("name: 1.10", "name: found 1.1, expected text", 'name: "1.10"'),
-    "name with spaces": ("name: my host", "name: found 'my host', expected text", "name: my-host"),
-    "text for truth": (
-        "discovery: {dht: 'on please'}",
-        "discovery.dht: found 'on please', expected true or false",
-        "discovery: {dht: on}",
-    ),
-    "interval too short": (
-        "resume_interval: 0.5",
-        "resume_interval: found 0.5, expected a number >= 1",
-        "resume_interval: 1",
-    ),
-    "endless interval": (
-        "resume_interval: .inf",
-        "resume_interval: found inf, expected a number <=",
-        "resume_interval: 60",
-    ),
-    "no number": (
-        "web_seeds: {jitter: .nan}",
-        "web_seeds.jitter: found nan, expected a number >= 0",
-        "web_seeds: {jitter: 0}",
-    ),
-    "log level": (
-        "log: {level: verbose}",
-        "log.level: found 'verbose', expected one of debug, info, warning, error",
-        "log: {level: debug}",
-    ),
-}
+# A rule a paragraph: what is in the file; what the message must say of it; a valid neighbour.
+REFUSED = """
+lisen: []
+lisen: unknown key; did you mean 'listen'?
+listen: ["127.0.0.1:1"]
+
+limits: {uplaod: 1}
+limits.uplaod: unknown key; did you mean 'upload'?
+limits: {upload: 1}
+
+zzz: 1
+zzz: unknown key; known keys: announce_ip, discovery
+name: zzz
+
+1: x
+1: unknown key
+name: '1'
+
+limits: {upload: 10Mbit}
+limits.upload: found '10Mbit', expected bytes per second
+limits: {upload: 2MB}
+
+limits: {upload: -1}
+limits.upload: found -1, expected bytes
+limits: {upload: 0}
+
+limits: {download: 3GB}
+limits.download: found '3GB', expected at most
+limits: {download: 2GB}
+
+limits: {upload: true}
+limits.upload: found True, expected bytes
+limits: {upload: 1}
+
+limits: 2MB
+limits: found '2MB', expected a mapping with keys of: upload, download
+limits: {}
+
+limits: {schedule: {from: "08:00"}}
+limits.schedule: found a mapping, expected a list
+limits: {schedule: []}
+
+limits: {schedule: [{from: "08:00"}]}
+limits.schedule[0].to: missing
+limits: {schedule: [{from: "08:00", to: "18:00"}]}
+
+limits: {schedule: [{from: "08:00", to: "18:00"}, nights]}
+limits.schedule[1]: found 'nights', expected a mapping with keys of: from, to, days
+limits: {schedule: [{from: "08:00", to: "18:00"}, {from: "22:00", to: "06:00"}]}
+
+limits: {schedule: [{form: "08:00", from: "08:00", to: "18:00"}]}
+limits.schedule[0].form: unknown key; did you mean 'from'?
+limits: {schedule: [{days: daily, from: "08:00", to: "18:00"}]}
+
+limits: {schedule: [{from: 18:00, to: "24:00"}]}
+limits.schedule[0].from: found 1080, expected a time in quotes
+limits: {schedule: [{from: "18:00", to: "24:00"}]}
+
+limits: {schedule: [{from: "08:00", to: "24:01"}]}
+limits.schedule[0].to: found '24:01', expected a time
+limits: {schedule: [{from: "08:00", to: "23:59"}]}
+
+limits: {schedule: [{from: "08:00", to: "08:00"}]}
+limits.schedule[0]: found daily 08:00-08:00, expected two times; a whole day is "00:00" to "24:00"
+limits: {schedule: [{from: "00:00", to: "24:00"}]}
+
+limits: {schedule: [{days: mon-freitag, from: "08:00", to: "18:00"}]}
+limits.schedule[0].days: found 'mon-freitag', expected days such as mon-fri
+limits: {schedule: [{days: "fri-mon, wed", from: "08:00", to: "18:00"}]}
+
+limits: {schedule: [{from: "08:00", to: "18:00", upload: fast}]}
+limits.schedule[0].upload: found 'fast', expected bytes per second
+limits: {schedule: [{from: "08:00", to: "18:00", upload: 0, download: 1MB}]}
+
+limits: {time_zone: Mars/Olympus}
+limits.time_zone: found 'Mars/Olympus', expected a time zone that this host knows
+limits: {time_zone: Europe/Berlin}
+
+limits: {time_zone: ../../etc/passwd}
+limits.time_zone: found '../../etc/passwd', expected a time zone
+limits: {time_zone: UTC}
+
+socket_mode: 0660
+socket_mode: found 432, expected quoted octal
+socket_mode: "0660"
+
+socket_mode: rw-rw
+socket_mode: found 'rw-rw', expected quoted octal
+socket_mode: "600"
+
+socket_mode: "4755"
+socket_mode: found '4755', expected quoted octal
+socket_mode: "0755"
+
+listen: ["0.0.0.0:1", "0.0.0.0:65536"]
+listen[1]: found '0.0.0.0:65536', expected a port
+listen: ["0.0.0.0:65535"]
+
+listen: ["0.0.0.0"]
+listen[0]: found '0.0.0.0', expected HOST:PORT
+listen: ["0.0.0.0:0"]
+
+listen: ["::1:6891"]
+listen[0]: found '::1:6891', expected HOST:PORT
+listen: ["[::1]:6891"]
+
+listen: ["host1:6891"]
+listen[0]: found 'host1', expected an IPv4 or IPv6 address
+listen: ["127.0.0.1:6891"]
+
+listen: []
+listen: found a list, expected a list of length >= 1
+listen: ["127.0.0.1:0"]
+
+listen: 127.0.0.1:6891
+listen: found '127.0.0.1:6891', expected a list
+listen: [127.0.0.1:6891]
+
+announce_ip: host1
+announce_ip: found 'host1', expected an IPv4 or IPv6 address
+announce_ip: 192.0.2.1
+
+state_dir: var/lib
+state_dir: found 'var/lib', expected an absolute path
+state_dir: /var/lib
+
+socket: null
+socket: found nothing (null), expected an absolute path
+store_dir: null
+
+socket: /{107}
+expected at most 107 bytes (unix(7))
+socket: /{106}
+
+name: 1.10
+name: found 1.1, expected text
+name: "1.10"
+
+name: my host
+name: found 'my host', expected text
+name: my-host
+
+discovery: {dht: 'on please'}
+discovery.dht: found 'on please', expected true or false
+discovery: {dht: on}
+
+resume_interval: 0.5
+resume_interval: found 0.5, expected a number >= 1
+resume_interval: 1
+
+resume_interval: .inf
+resume_interval: found inf, expected a number <=
+resume_interval: 60
+
+web_seeds: {jitter: .nan}
+web_seeds.jitter: found nan, expected a number >= 0
+web_seeds: {jitter: 0}
+
+web_seeds: {max_connections: 2.5}
+web_seeds.max_connections: found 2.5, expected a whole number
+web_seeds: {max_connections: 64}
+
+peers: {allow: [10.0.0.0/8, fleet]}
+peers.allow[1]: found 'fleet', expected an address or a network such as 10.0.0.0/8
+peers: {allow: [10.0.0.0/8, "2001:db8::/32", 192.0.2.7]}
+
+peers: {allow: [10.0.0.1/8]}
+peers.allow[0]: found '10.0.0.1/8', expected an address or a network such as 10.0.0.0/8 (10.0.0.1/8 has host bits set)
+peers: {allow: [10.0.0.1/32]}
+
+peers: {allow: 10.0.0.0/8}
+peers.allow: found '10.0.0.0/8', expected a list
+peers: {allow: []}
+
+seeding: {ratio: -1}
+seeding.ratio: found -1, expected a number >= 0
+seeding: {ratio: 2.5}
+
+seeding: {time: a week}
+seeding.time: found 'a week', expected seconds, or text such as 90s, 30m, 12h, 7d
+seeding: {time: 7d}
+
+storage: {min_free: 100%}
+storage.min_free: found '100%', expected bytes such as 10GB, or a share of the file system below 100
+storage: {min_free: 99.5 %}
+
+storage: {min_free: plenty}
+storage.min_free: found 'plenty', expected bytes such as 10GB
+storage: {min_free: 1.5TB}
+
+storage: {when_full: panic}
+storage.when_full: found 'panic', expected one of wait, refuse
+storage: {when_full: refuse}
+
+retention: {keep: -1}
+retention.keep: found -1, expected a whole number >= 0
+retention: {keep: 5}
+
+retention: {keep: all}
+retention.keep: found 'all', expected a whole number
+retention: {keep: 0}
+
+retention: {min_age: -1}
+retention.min_age: found -1, expected seconds
+retention: {min_age: 0}
+
+retention: {min_age: 2 weeks}
+retention.min_age: found '2 weeks', expected seconds, or text such as 90s
+retention: {min_age: 14d}
+
+log: {level: verbose}
+log.level: found 'verbose', expected one of debug, info, warning, error
+log: {level: debug}
+
+log: {format: xml}
+log.format: found 'xml', expected one of json, text
+log: {format: text}
+"""
+RULES = [tuple(rule.splitlines()) for rule in REFUSED.strip().split("\n\n")]
 
 
-@pytest.mark.parametrize(("content", "message", "neighbour"), REFUSED.values(), ids=REFUSED)
+def long_path(line: str) -> str:
+    """``/{107}`` stands for a slash and so many letters."""
+    return re.sub(r"/\{(\d+)\}", lambda match: "/" + "x" * int(match[1]), line)
+
+
+@pytest.mark.parametrize(("content", "message", "neighbour"), RULES, ids=[rule[0] for rule in RULES])
 def test_a_wrong_value_is_refused_by_its_key_and_its_neighbour_taken(config_file, content, message, neighbour):
-    path = config_file(content)
+    path = config_file(long_path(content))
     with pytest.raises(ConfigError) as refused:
         load(path)
     assert message in str(refused.value)
     assert str(refused.value).startswith(f"{path}: ")
-    assert load(config_file(neighbour)) is not None
+    assert load(config_file(long_path(neighbour))) is not None
+
+
+def test_every_key_has_a_rule_that_was_broken():
+    def keys(kind, prefix=""):
+        for field in msgspec.structs.fields(kind):
+            inner = isinstance(field.type, type) and issubclass(field.type, msgspec.Struct)
+            yield from keys(field.type, f"{prefix}{field.name}.") if inner else [f"{prefix}{field.name}"]
+
+    broken = {re.match(r"[a-z_.]*", rule[1])[0] for rule in RULES}
+    # alike: the same type as a key that was broken
+    alike = {"store_dir", "discovery.lsd", "discovery.upnp", "discovery.natpmp", "web_seeds.stall_after"}
+    assert set(keys(Config)) - broken == alike
 
 
 UNREADABLE = {
@@ -195,6 +350,9 @@ limits: {upload: 2MB, download: 500 KiB}
 discovery: {dht: true, lsd: true, upnp: true, natpmp: true}
 web_seeds: {stall_after: 5, jitter: 0.5, max_connections: 3}
 resume_interval: 7
+peers: {allow: [10.0.0.0/8, "::ffff:192.0.2.0/120"]}
+seeding: {ratio: 1.5, time: 2h}
+storage: {min_free: 2.5%, when_full: refuse}
 """)
     ).engine_settings()
     assert (told.agent_name, told.announce_ip) == ("host1", "10.0.0.1")
@@ -204,6 +362,12 @@ resume_interval: 7
     assert (told.dht, told.lsd, told.upnp, told.natpmp) == (True, True, True, True)
     assert (told.web_seed.stall_after, told.web_seed.jitter, told.web_seed.max_connections) == (5, 0.5, 3)
     assert told.resume_interval == 7
+    assert told.allowed_peers == ("10.0.0.0/8", "192.0.2.0/24")
+    assert (told.seeding.ratio, told.seeding.time) == (1.5, 7200)
+    assert (told.min_free, told.refuse_when_full) == (Reserve(percent=2.5), True)
+    assert load(config_file("storage: {min_free: 1.5 TB}")).engine_settings().min_free == Reserve(
+        bytes=1_500_000_000_000
+    )
 
 
 @pytest.mark.parametrize(

@@ -346,12 +346,14 @@ def test_killed_between_two_writes_it_is_readable_and_is_done_when_run_again(
         again.mkdir()
         left = [survived]
 
-        def write(path: Path, data: bytes, mode: int = 0o644, left: list[int] = left) -> None:
+        def write(
+            path: Path, data: bytes, mode: int = 0o644, modified: int | None = None, left: list[int] = left
+        ) -> None:
             if left[0] == 0:
                 path.with_name(f".{path.name}.new").write_bytes(data[: len(data) // 2])
                 raise Killed
             left[0] -= 1
-            real(path, data, mode)
+            real(path, data, mode, modified)
 
         with monkeypatch.context() as patched:
             patched.setattr(folder, "write_whole", write)
@@ -382,10 +384,10 @@ def test_a_rotation_without_the_old_key_that_was_killed_is_brought_to_its_end(
     (Path(shop.keys[1]) / "timestamp.pem").unlink()
     real = folder.write_whole
 
-    def write(path: Path, data: bytes, mode: int = 0o644) -> None:
+    def write(path: Path, data: bytes, mode: int = 0o644, modified: int | None = None) -> None:
         if path.name == "timestamp.json":
             raise Killed
-        real(path, data, mode)
+        real(path, data, mode, modified)
 
     with monkeypatch.context() as patched:
         patched.setattr(folder, "write_whole", write)
@@ -444,6 +446,15 @@ def test_a_publisher_does_not_sign_what_other_hands_wrote(pattern: str, shop: Pu
     with pytest.raises(EndpointError) as found:
         shop.publish("1.1")
     assert found.value.code == "damaged"
+
+
+def test_two_changes_in_one_second_look_different_to_a_web_server(shop: Publisher) -> None:
+    """nginx makes its ETag of size and time in seconds."""
+    path, seen = shop.folder / "metadata" / "timestamp.json", set()
+    for verb in ("halt", "resume", "halt", "resume"):
+        shop.do(verb, at=NOW)
+        seen.add((path.stat().st_size, int(path.stat().st_mtime)))
+    assert len(seen) == 4
 
 
 # -- what a poll costs ---------------------------------------------------------------------------------------------

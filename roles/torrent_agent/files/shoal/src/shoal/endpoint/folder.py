@@ -18,8 +18,8 @@ LOCK = ".lock"
 POLL = 0.02  # seconds between two tries for the lease
 
 
-def write_whole(path: Path, data: bytes, mode: int = 0o644) -> None:
-    """Replace the file ``path`` by ``data``, whole or not at all."""
+def write_whole(path: Path, data: bytes, mode: int = 0o644, modified: int | None = None) -> None:
+    """Replace the file ``path`` by ``data``, whole or not at all. ``modified``: its time, seconds since 1970."""
     make_dirs(path.parent)
     temporary = path.with_name(f".{path.name}.new")
     temporary.unlink(missing_ok=True)
@@ -28,6 +28,8 @@ def write_whole(path: Path, data: bytes, mode: int = 0o644) -> None:
         os.fchmod(fd, mode)  # whatever the umask: another user serves it
         file.write(data)
         file.flush()
+        if modified is not None:
+            os.utime(fd, (modified, modified))
         os.fsync(fd)
     temporary.replace(path)
     sync_dir(path.parent)

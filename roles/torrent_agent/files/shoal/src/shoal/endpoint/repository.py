@@ -51,6 +51,7 @@ class Write:
 
     path: Path
     data: bytes
+    modified: int | None = None  # the file's time, seconds since 1970; None: now
 
 
 @dataclass
@@ -208,8 +209,13 @@ class Repository:
         signed.version = max(signed.version + 1, int(at.timestamp()))
         self._stamp(signed, at)
         _add_signatures(metadata, keyring, list(roots) or [self.root.signed])
-        name = "timestamp.json" if signed.type == "timestamp" else f"{signed.version}.{signed.type}.json"
-        self.writes.append(Write(self.folder / "metadata" / name, metadata.to_bytes()))
+        path = self.folder / "metadata" / f"{signed.version}.{signed.type}.json"
+        if signed.type == "timestamp":
+            # A web server's ETag is made of time and size (nginx, Apache), and two timestamps of one second have the
+            # same size: a reader would take the second for the first. Versions are never the same.
+            self.writes.append(Write(path.with_name("timestamp.json"), metadata.to_bytes(), signed.version))
+        else:
+            self.writes.append(Write(path, metadata.to_bytes()))
 
     def _stamp(self, signed: Signed, at: datetime) -> None:
         signed.expires = at + LIFETIME[signed.type]
@@ -231,7 +237,7 @@ class Repository:
                 code="locked",
             )
         for write in self.writes:
-            folder.write_whole(write.path, write.data)
+            folder.write_whole(write.path, write.data, modified=write.modified)
             if write.path == path:
                 self._read = write.data
         self.writes.clear()

@@ -6,6 +6,7 @@
 #
 # Needs docker, and root or the right to use it. What is missing (docker, Go, mmdebstrap) is installed with apt-get when
 # the user is root; docker is started when it does not run, and stopped at the end if so.
+# Where it cannot run it prints one line, "SKIPPED molecule: WHY", and exits with 0; with CI=true it then exits with 1.
 # Images: the public ones of docker.io; where that is not reached, or with SHOAL_IMAGES=local, images are made of the
 # distribution's packages. The tracker's image is built from chihaya's Go module.
 set -euo pipefail
@@ -22,21 +23,24 @@ exec 9>"$cache/lock"
 flock 9
 
 have() { command -v "$1" >/dev/null; }
+skip() {
+  echo "SKIPPED molecule: $*"
+  [ "${CI:-}" = true ] && exit 1
+  exit 0
+}
 install() {
-  if [ "$(id -u)" -ne 0 ] || ! have apt-get; then
-    echo "tests/molecule.sh needs $* and cannot install them: that takes root and apt-get" >&2
-    exit 1
-  fi
+  [ "$(id -u)" -eq 0 ] && have apt-get || skip "$* are not installed, which takes root and apt-get"
   apt-get update -qq
   DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
 }
+runs() { docker info >/dev/null 2>&1; }
 
 say "what this needs"
-missing=()
-have dockerd || { have docker && docker info >/dev/null 2>&1; } || missing+=(docker.io iptables)
-have mmdebstrap || missing+=(mmdebstrap)
-have go || missing+=(golang-go)
-[ ${#missing[@]} -eq 0 ] || install "${missing[@]}"
+if ! have docker || ! runs; then
+  [ "$(id -u)" -eq 0 ] || skip "no docker that this user may use"
+  have dockerd || install docker.io iptables
+fi
+have go || install golang-go
 
 dockerd=
 stop_docker() {
@@ -44,17 +48,17 @@ stop_docker() {
     kill "$dockerd" 2>/dev/null && wait "$dockerd" 2>/dev/null || true
   fi
 }
-if ! docker info >/dev/null 2>&1; then
+if ! runs; then
   # A machine without CAP_SYS_RESOURCE cannot raise the limit on open files, which docker's own default would.
   dockerd --default-ulimit nofile=1024:4096 >"$logs/dockerd.log" 2>&1 9>&- &
   dockerd=$!
   trap stop_docker EXIT
   for _ in $(seq 60); do
-    docker info >/dev/null 2>&1 && break
+    runs && break
     kill -0 "$dockerd" 2>/dev/null || break
     sleep 0.5
   done
-  docker info >/dev/null || { tail -20 "$logs/dockerd.log" >&2; exit 1; }
+  runs || { tail -20 "$logs/dockerd.log"; skip "dockerd does not start here, as it says above"; }
 fi
 # Each systemd takes some; the usual 128 are for a handful of hosts.
 if [ "$(id -u)" -eq 0 ] && [ "$(sysctl -n fs.inotify.max_user_instances)" -lt 1024 ]; then
@@ -65,11 +69,19 @@ say "molecule and the images, side by side"
 python=python3
 [ ! -x .venv/bin/python ] || python=.venv/bin/python
 wanted=$(cksum <tests/requirements/molecule.txt)
-if [ "$(cat "$venv/installed" 2>/dev/null)" != "$wanted" ]; then
-  "$python" -m venv --clear "$venv"
-  "$venv/bin/pip" --disable-pip-version-check install -q -r tests/requirements/molecule.txt
-  echo "$wanted" >"$venv/installed"
-fi &
+wheelhouse=$cache/wheels
+{
+  if [ "$(cat "$venv/installed" 2>/dev/null)" != "$wanted" ]; then
+    "$python" -m venv --clear "$venv"
+    "$venv/bin/pip" --disable-pip-version-check install -q -r tests/requirements/molecule.txt
+    echo "$wanted" >"$venv/installed"
+  fi
+  # What agents are made of, for the Pythons of Debian 12 and 13: hosts ask no index.
+  for version in 3.11 3.13; do
+    "$venv/bin/pip" --disable-pip-version-check download -q --only-binary=:all: --python-version "$version" \
+      --require-hashes -r roles/torrent_agent/files/requirements.lock -d "$wheelhouse"
+  done
+} &
 virtualenv=$!
 
 image() { docker image inspect "$1" >/dev/null 2>&1; }
@@ -83,6 +95,7 @@ for distribution in debian12:bookworm debian13:trixie; do
   fi
 done
 if [ "$SHOAL_MOLECULE_IMAGE" != "$public" ]; then
+  have mmdebstrap || install mmdebstrap
   for distribution in debian12:bookworm debian13:trixie; do
     extensions/molecule/images/systemd.sh "${distribution#*:}" "localhost/shoal-systemd:${distribution%:*}" \
       >"$logs/image-${distribution%:*}.log" 2>&1 || { cat "$logs/image-${distribution%:*}.log" >&2; exit 1; }
@@ -100,10 +113,22 @@ wait "$virtualenv"
 
 mkdir -p .cache/collections/ansible_collections/shoal
 [ -e .cache/collections/ansible_collections/shoal/deploy ] || ln -s "$root" .cache/collections/ansible_collections/shoal/deploy
-export SHOAL_MOLECULE_IMAGE SHOAL_MOLECULE_CHIHAYA
+export SHOAL_MOLECULE_IMAGE SHOAL_MOLECULE_CHIHAYA SHOAL_MOLECULE_WHEELHOUSE=$wheelhouse
 export PATH=$venv/bin:$PATH MOLECULE_COMMAND_BORDERS=0
 export ANSIBLE_COLLECTIONS_PATH=$root/.cache/collections
 [ -t 1 ] || export NO_COLOR=1 ANSIBLE_FORCE_COLOR=0
+
+scenarios=(--all)
+# The shop's archive is built here, and runs on hosts with the same Python.
+case $("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])') in
+  3.11) export SHOAL_MOLECULE_FLEET=debian12 ;;
+  3.13) export SHOAL_MOLECULE_FLEET=debian13 ;;
+  *)
+    [ "${CI:-}" != true ] || skip "the scenario rollout takes Python 3.11 or 3.13 here, as Debian's hosts have"
+    echo "SKIPPED molecule rollout: it takes Python 3.11 or 3.13 here, as Debian's hosts have"
+    scenarios+=(--exclude rollout)
+    ;;
+esac
 
 if [ $# -gt 0 ]; then
   molecule "$@"
@@ -123,8 +148,10 @@ tell_why() {
 }
 
 say "molecule"
+# Hosts of a run that was killed.
+molecule destroy -s default >"$logs/destroy.log" 2>&1 || cat "$logs/destroy.log"
 status=0
-molecule test --all --destroy=never --report || status=$?
+molecule test "${scenarios[@]}" --destroy=never --report || status=$?
 if [ "$status" -ne 0 ]; then
   say "failed: what the hosts say, all of it in ${logs#"$root"/}/hosts.log"
   tell_why

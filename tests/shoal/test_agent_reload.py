@@ -11,17 +11,12 @@ import yaml
 
 
 @pytest.fixture
-def manager(short_dir):
-    """A service manager's end of the notify protocol."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-        sock.bind(str(short_dir / "notify"))
-        sock.settimeout(20)
-        yield sock
-
-
-@pytest.fixture
-def reload(manager):
+def reload(short_dir):
     """``reload(agent, text)``: write the file, send SIGHUP, return what the service manager heard until READY=1."""
+
+    manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    manager.bind(str(short_dir / "notify"))
+    manager.settimeout(30)
 
     def heard() -> str:
         lines = ""
@@ -37,7 +32,8 @@ def reload(manager):
         agent.process.send_signal(signal.SIGHUP)
         return heard()
 
-    return reload
+    with manager:
+        yield reload
 
 
 def test_a_limit_is_lifted_while_a_transfer_goes_on(agent_factory, reload, make_payload, make_torrent):

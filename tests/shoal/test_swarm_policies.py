@@ -35,6 +35,11 @@ def test_seeding_ends_when_the_ratio_is_reached_and_begins_again_when_it_may(
         publisher.seed(torrent, payload)
         info_hash = host1.fetch(torrent, publisher)
         assert host1.wait_complete(info_hash).held is None
+        publisher.wait_until(info_hash, lambda status: status.uploaded >= SIZE)
+        with publisher.engine._lock:
+            publisher.engine._look_after_seeding()
+        assert publisher.engine.status(info_hash).held is None, "what was given to seed is seeded for ever"
+        publisher.engine.pause(info_hash)  # all of it is to come from host1
         host2.fetch(torrent, host1)
         host2.wait_complete(info_hash)
         ended = host1.wait_until(info_hash, lambda status: status.held)
@@ -44,9 +49,6 @@ def test_seeding_ends_when_the_ratio_is_reached_and_begins_again_when_it_may(
         assert ended.payload_path is not None
         assert ended.payload_path.stat().st_size == SIZE, "the data is kept"
         assert host1.events.wait_for(EventKind.SEEDING_ENDED).what == "seeding"
-        assert publisher.engine.status(info_hash).uploaded >= SIZE
-        assert publisher.engine.status(info_hash).held is None, "what was given to seed is seeded for ever"
-
         host1.restart()
         host1.wait_until(info_hash, lambda status: status.held)
         change(host1, seeding=SeedingPolicy())

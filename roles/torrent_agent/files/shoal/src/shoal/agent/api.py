@@ -112,7 +112,11 @@ class Api:
 
     async def _describe_agent(self) -> dict[str, object]:
         torrents = await asyncio.to_thread(self.engine.statuses)
-        storage = await asyncio.to_thread(self.engine.space_status)
+        try:
+            storage = await asyncio.to_thread(self.engine.space_status)
+        except OSError as error:  # to say how it is, the agent needs no store
+            log.error("the store's free space cannot be told: %s", error)
+            storage = None
         return {
             "version": __version__,
             "api": API_VERSION,
@@ -252,7 +256,8 @@ class Api:
         if request.content_length not in (None, file.size):
             raise BadRequestError(f"{file.path}: found {request.content_length} bytes, expected {file.size}")
         with contextlib.ExitStack() as opened:
-            space = opened.enter_context(contextlib.closing(await asyncio.to_thread(self.engine.reserve, file.size)))
+            # not in a thread: were this request cancelled then, nobody would give the space back
+            space = opened.enter_context(contextlib.closing(self.engine.reserve(file.size)))
             incoming = opened.enter_context(
                 contextlib.closing(IncomingFile(self.store_dir, Path(info_hash, file.path)))
             )

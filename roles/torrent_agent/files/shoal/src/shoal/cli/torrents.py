@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,7 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         return
     if name == "fetch":
         parser.add_argument("torrent", metavar="TORRENT", help=".torrent file or magnet link")
-        parser.add_argument("--no-wait", action="store_true", help="do not wait for the end")
+        ending = parser.add_mutually_exclusive_group()
+        ending.add_argument("--no-wait", action="store_true", help="do not wait for the end")
+        ending.add_argument(
+            "--dest", metavar="PATH", help="copy the payload there: as PATH, or into it if it is a folder"
+        )
         parser.set_defaults(work=_fetch)
     else:
         parser.add_argument("path", metavar="PATH", type=Path, help="the archive: a file or a directory")
@@ -114,7 +120,8 @@ def _picture(found: Json) -> Any:
     agent = found["agent"]
     ports = ", ".join(str(port) for port in agent["listen"])
     head = Text(f"{agent['name']}  shoal {agent['version']}  port {ports}", style="bold")
-    if storage := agent.get("storage"):
+    storage = agent.get("storage")
+    if storage and (storage["reserved"] or storage["waiting"]):
         head.append(
             f"\nspace: {_size(storage['free'])} free, {_size(storage['reserved'])} of it for downloads, "
             f"min_free {_size(storage['min_free'])}",
@@ -158,13 +165,36 @@ def _fetch(client: Client, args: argparse.Namespace) -> int:
     source = (
         {"magnet": args.torrent} if args.torrent.startswith("magnet:") else {"torrent": _read_torrent(args.torrent)}
     )
+    if args.dest and not Path(args.dest).absolute().parent.is_dir():
+        raise AgentError(f"cannot copy to {args.dest}: its folder is not there; make it")
     answer = client.add(**source, **_additions(args))
     torrent: Json = answer["torrent"]
     if torrent["paused"]:
         torrent = client.change(torrent["info_hash"], paused=False)["torrent"]
     if not args.no_wait:
         torrent = _follow(client, torrent, args)
+    if args.dest and torrent["state"] == "complete":
+        copy = _deliver(Path(torrent["payload_path"]), args.dest)
+        print(f"copied to {copy}", file=sys.stderr)
     return _conclude(torrent, args, changed=bool(answer["changed"]))
+
+
+def _deliver(payload: Path, dest: str) -> Path:
+    """Copy ``payload`` so that it is at ``dest`` whole or not at all; a file there is replaced, a folder is not."""
+    into = dest.endswith("/") or Path(dest).is_dir()
+    target = Path(dest, payload.name) if into else Path(dest)
+    try:
+        target.parent.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".shoal-") as folder:
+            part = Path(folder, "payload")
+            if payload.is_dir():
+                shutil.copytree(payload, part, symlinks=True)
+            else:
+                shutil.copyfile(payload, part)
+            part.rename(target)
+    except (OSError, shutil.Error) as error:
+        raise AgentError(f"cannot copy {payload} to {target}: {error}") from error
+    return target
 
 
 def _seed(client: Client, args: argparse.Namespace) -> int:

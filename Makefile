@@ -4,7 +4,8 @@
 
 VENV := .venv
 BIN := $(VENV)/bin
-PYTEST_WORKERS ?= 2
+# More than a small machine has cores, since many tests wait for the network or for time to pass
+PYTEST_WORKERS ?= 3
 # Playbooks are called by their full names from a tree that holds this checkout as the collection.
 COLLECTIONS := .cache/collections
 
@@ -33,7 +34,7 @@ imports: venv ## which room may import which
 	$(BIN)/lint-imports
 
 package: venv ## the package's tests: real daemons, real transfers, on loopback
-	$(BIN)/pytest -n $(PYTEST_WORKERS)
+	$(BIN)/pytest -n $(PYTEST_WORKERS) --maxschedchunk 1
 
 sanity: venv ## ansible-test sanity
 	tests/ansible-test sanity

@@ -213,6 +213,7 @@ def test_a_fleet_meets_at_chihaya_and_outlives_its_publisher(
         assert late.fetch(torrent)["from_peers"].keys() <= {"host1", "host2", "host3", "host4"}
 
 
+@pytest.mark.slow
 def test_chihaya_killed_mid_transfer_is_not_missed_and_found_again(
     tmp_path, await_count, agent_factory, make_payload, make_torrent, wait_until
 ):

@@ -14,6 +14,8 @@ import pytest
 import yaml
 from rollout_helpers import ANSIBLE_CONFIG, BIN, make_collections
 
+pytestmark = pytest.mark.slow
+
 LINE = re.compile(r"^shop\.tar: (\d+) % of 3 hosts, (\d) of 3 complete$", re.MULTILINE)
 
 Play = Callable[..., "subprocess.CompletedProcess[str]"]

@@ -13,6 +13,8 @@ import pytest
 from interop_helpers import CLIENTS, Client, require_command, running
 from tracker_helpers import tracker_process
 
+pytestmark = pytest.mark.slow
+
 SIZE = 5_000_000
 DEADLINE = 60.0  # transmission thinks over whom to ask and whom to serve only every 10 s
 
@@ -57,8 +59,9 @@ def test_our_agent_fetches_from_a_client(
         added = agent.client.add(torrent=torrent.read_bytes(), peers=[f"127.0.0.1:{port}"])["torrent"]
         fetched = agent.await_end(added["info_hash"], DEADLINE)
     assert same(Path(fetched["payload_path"]), theirs)
-    # All of it came from this one peer, and nothing in vain
-    assert (fetched["from_peers"], fetched["wasted"]) == ({"127.0.0.1": SIZE}, 0)
+    # All of it came from this one peer, and nothing in vain but a block of the second of two connections that met
+    assert fetched["from_peers"] == {"127.0.0.1": SIZE}
+    assert fetched["wasted"] <= fetched["piece_length"]
 
 
 def same(one: Path, other: Path) -> bool:

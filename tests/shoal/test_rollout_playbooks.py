@@ -14,7 +14,7 @@ import pytest
 from conftest import AgentFactory
 from rollout_helpers import Fleet, Run, digest, make_archive, make_collections
 
-pytestmark = pytest.mark.timeout(900)  # each playbook takes 10 s on two free cores
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # each playbook takes 10 s on two free cores
 
 HOSTS = ["host1", "host2", "host3"]
 SHOP_CHECK = {"command": ["sh", "-c", "{{ shop_check | default('true') }}"], "timeout": 1, "interval": 0.2}

@@ -99,7 +99,8 @@ def test_a_stalled_torrent_turns_to_the_server(tmp_path: Path, web: WebSeed, kin
         host1.engine.extend(info_hash, AddTorrent(web_seeds=(url,)))
         status = host1.wait_complete(info_hash)
         used = host1.events.wait_for(EventKind.WEB_SEEDS_USED)
-        assert (used.what, used.message) == (url, "no byte came for 0 s")
+        assert used.what == url
+        assert re.fullmatch(r"no byte came for \d+ s", used.message)
         assert status.payload_path is not None
         assert content(status.payload_path) == content(payload)
         assert (status.from_web_seeds, status.from_peers) == (status.size, {})

@@ -18,6 +18,30 @@ requirements:
   - a running shoal agent on the host
 """
 
+    # What both fetching and seeding tell the agent of a torrent
+    TORRENT = r"""
+options:
+  trackers:
+    description:
+      - Announce URLs beside those in the torrent. Each item is a tier, a URL or a list of URLs.
+    type: list
+    elements: raw
+    default: []
+  upload_limit:
+    description:
+      - Bytes per second that the agent sends of this torrent at most. V(0) is no limit.
+    type: int
+  download_limit:
+    description:
+      - Bytes per second that the agent receives of this torrent at most. V(0) is no limit.
+    type: int
+  timeout:
+    description:
+      - Seconds to wait at most.
+    type: int
+    default: 3600
+"""
+
     ACTIONGROUP = r"""
 options: {}
 attributes:

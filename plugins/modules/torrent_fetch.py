@@ -20,6 +20,7 @@ description:
 extends_documentation_fragment:
   - ansible.builtin.files
   - shoal.deploy.agent
+  - shoal.deploy.agent.torrent
   - shoal.deploy.agent.actiongroup
   - shoal.deploy.agent.attributes
 options:
@@ -56,11 +57,6 @@ options:
       - Whether to wait until the payload is complete. Otherwise this returns as soon as the agent knows of the torrent.
     type: bool
     default: true
-  timeout:
-    description:
-      - Seconds to wait at most.
-    type: int
-    default: 3600
   stall_timeout:
     description:
       - Seconds without a byte after which to give up.
@@ -71,12 +67,6 @@ options:
       - Peers to ask, beside those that trackers name. V(host:port) each.
     type: list
     elements: str
-    default: []
-  trackers:
-    description:
-      - Announce URLs beside those in the torrent. Each item is a tier, a URL or a list of URLs.
-    type: list
-    elements: raw
     default: []
   web_seeds:
     description:
@@ -89,14 +79,6 @@ options:
       - What the payload must have, V(sha256:) and 64 hexadecimal digits. For payloads that are a file.
       - The torrent's own hashes are always checked.
     type: str
-  upload_limit:
-    description:
-      - Bytes per second that the agent sends of this torrent at most. V(0) is no limit.
-    type: int
-  download_limit:
-    description:
-      - Bytes per second that the agent receives of this torrent at most. V(0) is no limit.
-    type: int
   _following:
     description:
       - Set by the module's own action plugin, which runs the module again and again to tell of progress between. Not

@@ -16,6 +16,7 @@ description:
   - The agent checks every byte of the payload first. One that is not what the torrent describes is an error.
 extends_documentation_fragment:
   - shoal.deploy.agent
+  - shoal.deploy.agent.torrent
   - shoal.deploy.agent.actiongroup
   - shoal.deploy.agent.attributes
 options:
@@ -51,31 +52,12 @@ options:
       - Whether to wait until the payload is checked and found complete. An import is always waited for.
     type: bool
     default: true
-  timeout:
-    description:
-      - Seconds to wait at most.
-    type: int
-    default: 3600
-  trackers:
-    description:
-      - Announce URLs beside those in the torrent. Each item is a tier, a URL or a list of URLs.
-    type: list
-    elements: raw
-    default: []
   web_seeds:
     description:
       - URLs of web servers that hold the payload, beside those in the torrent.
     type: list
     elements: str
     default: []
-  upload_limit:
-    description:
-      - Bytes per second that the agent sends of this torrent at most. V(0) is no limit.
-    type: int
-  download_limit:
-    description:
-      - Bytes per second that the agent receives of this torrent at most. V(0) is no limit.
-    type: int
   remove_data:
     description:
       - Whether V(absent) also deletes the payload from the agent's store. One that is seeded where it lies is never

@@ -56,205 +56,23 @@ JWT = {
     "jwk_set_update_interval": "5m",
 }
 
-# version, what is written, the key that the refusal names, what it says; then a neighbour that is right.
-RULES = [
-    # Unknown keys, and the nearest known one
-    ("main", {"anounce_interval": "60s"}, "anounce_interval", "announce_interval", {"announce_interval": "60s"}),
-    ("v2.0.0-rc.2", {"http.adr": ":1234"}, "http.adr", "http.addr", {"http.addr": ":1234"}),
-    ("v1.0.2", {"anounce": "60s"}, "anounce", "announce", {"announce": "60s"}),
-    ("main", {"storage.config.shards": 16}, "storage.config.shards", "shard_count", {"storage.config.shard_count": 16}),
-    (
-        "v2.0.0-rc.2",
-        {"storage.config.shards": 16},
-        "storage.config.shards",
-        "storage.config.shard_count",
-        {"storage.config.shard_count": 32},
-    ),
-    (
-        "v2.0.0-rc.2",
-        {"metrics_addr": ":6880"},
-        "metrics_addr",
-        "prometheus_addr",
-        {"prometheus_addr": "127.0.0.1:6880"},
-    ),
-    ("main", {"prometheus_addr": ":6880"}, "prometheus_addr", "metrics_addr", {"metrics_addr": ":6880"}),
-    ("main", {"max_numwant": 300}, "max_numwant", "http.max_numwant", {"http.max_numwant": 300}),
-    (
-        "main",
-        {"peer_lifetime": "5m"},
-        "peer_lifetime",
-        "storage.config.peer_lifetime",
-        {"storage.config.peer_lifetime": "5m"},
-    ),
-    ("v1.0.2", {"driver": "noop"}, "driver", "nothing", {}),
-    ("v1.0.2", {"announce_interval": "60s"}, "announce_interval", "announce", {}),
-    # Wrong types
-    ("main", {"announce_interval": 60}, "announce_interval", "'60s'", {"announce_interval": "60s"}),
-    ("v2.0.0-rc.2", {"announce_interval": 60}, "announce_interval", "nanoseconds", {"announce_interval": "1m"}),
-    ("v1.0.2", {"announce": 60}, "announce", "'60s'", {"announce": "1m"}),
-    ("main", {"announce_interval": "60 s"}, "announce_interval", "unit", {"announce_interval": "0h1m"}),
-    ("main", {"announce_interval": "0s"}, "announce_interval", "unit", {"announce_interval": "31s"}),
-    ("main", {"http.max_numwant": "200"}, "http.max_numwant", "whole number", {"http.max_numwant": 100}),
-    ("v2.0.0-rc.2", {"max_numwant": 200.5}, "max_numwant", "whole number", {"max_numwant": 201}),
-    ("v1.0.2", {"defaultNumWant": True}, "defaultNumWant", "whole number", {"defaultNumWant": 1}),
-    ("main", {"http.max_numwant": 0}, "http.max_numwant", "from 1 to", {"http.max_numwant": 10000}),
-    (
-        "main",
-        {"http.enable_keepalive": "yes"},
-        "http.enable_keepalive",
-        "true or false",
-        {"http.enable_keepalive": True},
-    ),
-    ("v2.0.0-rc.2", {"udp.allow_ip_spoofing": 1}, "udp.allow_ip_spoofing", "true", {"udp.allow_ip_spoofing": True}),
-    ("v1.0.2", {"allowIPSpoofing": "true"}, "allowIPSpoofing", "true or false", {"allowIPSpoofing": True}),
-    ("v1.0.2", {"reapRatio": "6"}, "reapRatio", "a number", {"reapRatio": 2.5}),
-    ("v1.0.2", {"jwtAudience": 1}, "jwtAudience", "a text", {"jwtAudience": "x"}),
-    ("v1.0.2", {"jwkSetURI": "issuer/keys"}, "jwkSetURI", "http", {"jwkSetURI": "https://issuer.example/keys"}),
-    ("main", {"http": ":6969"}, "http", "dictionary", {"http.addr": ":6969"}),
-    ("v2.0.0-rc.2", {"storage": "memory"}, "storage", "dictionary", {"storage.name": "memory"}),
-    ("main", {"storage.name": "postgres"}, "storage.name", "'memory' or 'redis'", {"storage.name": "redis"}),
-    ("v2.0.0-rc.2", {"storage.name": "redis"}, "storage.name", "memorybysubnet", {"storage.name": "memorybysubnet"}),
-    ("main", {"http.addr": "6969"}, "http.addr", "':PORT'", {"http.addr": "10.0.0.5:6969"}),
-    ("main", {"http.addr": ":70000"}, "http.addr", "65535", {"http.addr": ":65535"}),
-    ("main", {"http.addr": "tracker.example:6969"}, "http.addr", "':PORT'", {"http.addr": "[2001:db8::1]:6969"}),
-    ("v1.0.2", {"httpListenAddr": "2001:db8::1:6969"}, "httpListenAddr", "':PORT'", {"httpListenAddr": "[::]:6969"}),
-    (
-        "main",
-        {"http.announce_routes": "/announce"},
-        "http.announce_routes",
-        "list",
-        {"http.announce_routes": ["/a/announce"]},
-    ),
-    ("main", {**TLS, "http.tls_key_path": "t.key"}, "http.tls_key_path", "absolute", TLS),
-    ("v1.0.2", {"clientWhitelistEnabled": True, "clientWhitelist": ["LT"]}, "clientWhitelist", "6 characters", {}),
-    # Contradictions
-    (
-        "main",
-        {"storage.config.peer_lifetime": "60s"},
-        "storage.config.peer_lifetime",
-        "more than announce_interval",
-        {"storage.config.peer_lifetime": "61s"},
-    ),
-    (
-        "v2.0.0-rc.2",
-        {"announce_interval": "30m"},
-        "storage.config.peer_lifetime",
-        "more than announce_interval (30m)",
-        {"announce_interval": "30m", "storage.config.peer_lifetime": "31m"},
-    ),
-    # chihaya's own defaults, which reap live peers
-    (
-        "v1.0.2",
-        {"announce": "30m", "minAnnounce": "15m", "reapRatio": 1.25},
-        "reapRatio",
-        "above 2",
-        {"announce": "30m", "minAnnounce": "15m", "reapRatio": 2.1},
-    ),
-    ("v1.0.2", {"reapRatio": 2}, "reapRatio", "60 s", {"reapRatio": 2.01}),
-    ("main", {"min_announce_interval": "61s"}, "min_announce_interval", "at most", {"min_announce_interval": "60s"}),
-    ("v1.0.2", {"minAnnounce": "2m"}, "minAnnounce", "at most", {"minAnnounce": "1m"}),
-    ("main", {"http.addr": "", "udp.addr": ""}, "http.addr", "no listener", {"http.addr": ""}),
-    ("v2.0.0-rc.2", {"http.addr": "", "udp.addr": ""}, "http.addr", "no listener", {"udp.addr": ""}),
-    ("v1.0.2", {"httpListenAddr": "", "udpListenAddr": ""}, "httpListenAddr", "no listener", {"httpListenAddr": ""}),
-    ("main", {"http.addr": "localhost:6969"}, "http.addr", "no other host", {"http.addr": ":6969"}),
-    ("main", {"udp.addr": "127.0.0.1:6969"}, "udp.addr", "no other host", {"udp.addr": "0.0.0.0:6969"}),
-    (
-        "v2.0.0-rc.2",
-        {"http.addr": "[::1]:6881"},
-        "http.addr",
-        "no other host",
-        {"http.addr": "[::1]:6881", "http.real_ip_header": "X-Real-Ip"},
-    ),
-    # the listeners that chihaya's own example has
-    ("v1.0.2", {"httpListenAddr": "localhost:6881"}, "httpListenAddr", "no other host", {"httpListenAddr": ":6881"}),
-    ("v1.0.2", {"udpListenAddr": "localhost:6881"}, "udpListenAddr", "no other host", {"udpListenAddr": ":6881"}),
-    ("main", {"http.default_numwant": 201}, "http.default_numwant", "at most 200", {"http.default_numwant": 200}),
-    ("main", {"udp.max_numwant": 99}, "udp.default_numwant", "at most 99", {"udp.max_numwant": 100}),
-    ("v2.0.0-rc.2", {"default_numwant": 201}, "default_numwant", "at most 200", {"default_numwant": 200}),
-    ("main", {"http.announce_routes": []}, "http.announce_routes", "no route", {"http.announce_routes": ["/x"]}),
-    ("main", {"http.scrape_routes": []}, "http.scrape_routes", "no route", {"http.scrape_routes": ["/y"]}),
-    ("main", {**TLS, "http.tls_cert_path": ""}, "http.tls_cert_path", "found nothing", TLS),
-    ("main", {**TLS, "http.https_addr": ""}, "http.https_addr", "found nothing", TLS),
-    ("main", {**TLS, "http.addr": ""}, "http.addr", "both or none", {**TLS, "http.addr": "127.0.0.1:6969"}),
-    ("v2.0.0-rc.2", {"http.tls_cert_path": "/t.pem"}, "http.tls_cert_path", "plain HTTP", {}),
-    ("v2.0.0-rc.2", {"http.https_addr": ":6970"}, "http.https_addr", "no HTTPS", {}),
-    ("main", {"metrics_addr": ":6969"}, "metrics_addr", "http.addr has too", {"metrics_addr": ":6970"}),
-    ("main", {**TLS, "http.https_addr": ":6880"}, "metrics_addr", "http.https_addr has too", TLS),
-    (
-        "v2.0.0-rc.2",
-        {"prometheus_addr": "127.0.0.1:6881"},
-        "prometheus_addr",
-        "http.addr has too",
-        {"udp.addr": ":6880"},
-    ),
-    (
-        "v1.0.2",
-        {"apiListenAddr": "[::1]:6881"},
-        "apiListenAddr",
-        "httpListenAddr has too",
-        {"httpListenAddr": "10.0.0.5:6880"},
-    ),
-    ("main", {"metrics_addr": ""}, "metrics_addr", "port 80", {"metrics_addr": "[::1]:6880"}),
-    ("v2.0.0-rc.2", {"prometheus_addr": ""}, "prometheus_addr", "port 80", {"prometheus_addr": ":6880"}),
-    ("main", {"http.addr": ":80"}, "http.addr", "rights", {"http.addr": ":1024"}),
-    ("v1.0.2", {"httpListenAddr": ":80"}, "httpListenAddr", "rights", {"apiListenAddr": ""}),
-    (
-        "v2.0.0-rc.2",
-        {"http.real_ip_header": "x-real-ip"},
-        "http.real_ip_header",
-        "X-Real-Ip",
-        {"http.real_ip_header": "X-Real-Ip"},
-    ),
-    ("v1.0.2", {"realIPHeader": "X-Real-IP"}, "realIPHeader", "X-Real-Ip", {"realIPHeader": "X-Real-Ip"}),
-    (
-        "v1.0.2",
-        {"clientWhitelistEnabled": True},
-        "clientWhitelist",
-        "nobody",
-        {"clientWhitelist": ["LT2110"], "clientWhitelistEnabled": True},
-    ),
-    (
-        "v1.0.2",
-        {"clientWhitelist": ["LT2110"]},
-        "clientWhitelistEnabled",
-        "everybody",
-        {"clientWhitelistEnabled": False},
-    ),
-    # Secrets that chihaya prints
-    ("v2.0.0-rc.2", {"udp.private_key": "s3cret"}, "udp.private_key", "prints it", {}),
-    (
-        "main",
-        {"storage.name": "redis", "storage.config.redis_broker": "redis://s3cret@10.0.0.1:6379/0"},
-        "storage.config.redis_broker",
-        "without a password",
-        {"storage.name": "redis", "storage.config.redis_broker": "redis://10.0.0.1:6379/0"},
-    ),
-    # What belongs to another storage
-    (
-        "main",
-        {"storage.config.redis_broker": "redis://10.0.0.1:6379/0"},
-        "storage.config.redis_broker",
-        "belongs to redis",
-        {"storage.name": "redis", "storage.config.redis_read_timeout": "1s"},
-    ),
-    (
-        "v2.0.0-rc.2",
-        {"storage.config.preferred_ipv4_subnet_mask_bits_set": 16},
-        "storage.config.preferred_ipv4_subnet_mask_bits_set",
-        "memorybysubnet",
-        {"storage.name": "memorybysubnet", "storage.config.preferred_ipv4_subnet_mask_bits_set": 16},
-    ),
-    ("main", {"posthooks": [{"name": "x"}]}, "posthooks", "empty list", {"posthooks": []}),
-]
+
+def rules():
+    """Those of chihaya/rules.yml, which the molecule scenario chihaya reads too."""
+    with open(os.path.join(os.path.dirname(__file__), "chihaya", "rules.yml")) as stream:
+        return [
+            tuple(rule[name] for name in ("version", "broken", "key", "said", "neighbour"))
+            for rule in yaml.safe_load(stream)
+        ]
 
 
-@pytest.mark.parametrize(("version", "broken", "key", "said", "neighbour"), RULES)
+@pytest.mark.parametrize(("version", "broken", "key", "said", "neighbour"), rules())
 def test_rule(version, broken, key, said, neighbour):
-    [problem] = plan(version, nested(broken))["problems"]
+    [problem] = plan(version, broken)["problems"]
     assert problem.startswith(key + ": ")
     assert said in problem
     assert "s3cret" not in problem
-    assert plan(version, nested(neighbour))["problems"] == []
+    assert plan(version, neighbour)["problems"] == []
 
 
 HOOKS = [

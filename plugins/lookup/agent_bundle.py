@@ -54,7 +54,8 @@ RETURN = r"""
 _raw:
   description:
     - One dictionary. RV(ignore:path) of the archive, RV(ignore:version) of the package, RV(ignore:name) of what is
-      installed (version and digest), RV(ignore:wheel) and RV(ignore:wheels) in the archive.
+      installed (version and digest), RV(ignore:wheel) and RV(ignore:wheels) in the archive, and RV(ignore:downloads),
+      the requirements file of what a wheelhouse must hold.
     - RV(ignore:problems) is a list of texts. If there are any, the wheelhouse lacks what the host needs.
   type: list
   elements: dict

@@ -40,8 +40,12 @@ class Pin:
     """One entry of the lock: a version of a library, by its hashes."""
 
     requirement: Requirement
-    text: str
     hashes: frozenset[str]
+
+    @property
+    def text(self) -> str:
+        """The entry for a host that needs it: pip asks markers of itself, and not of the Python it downloads for."""
+        return " ".join([f"{self.name}=={self.version}", *(f"--hash={digest}" for digest in sorted(self.hashes))])
 
     @property
     def name(self) -> str:
@@ -69,7 +73,7 @@ def read_pins(text: str) -> list[Pin]:
             requirement = Requirement(words)
         except InvalidRequirement as error:
             raise BundleError(f"{LOCK}: {words!r} is no requirement: {error}") from None
-        pins.append(Pin(requirement, entry, frozenset(hash_.strip() for hash_ in hashes)))
+        pins.append(Pin(requirement, frozenset(hash_.strip() for hash_ in hashes)))
     return pins
 
 
@@ -138,13 +142,14 @@ def make_bundle(
     :param files: the role's folder of files, with the lock and the package.
     :param wheelhouse: a folder of wheels; those that this host needs go along.
     :param without: libraries that the host has of its distribution.
-    :return: ``version`` and ``name`` (with a digest) of what is installed, ``wheel`` (the package's file name),
-      ``wheels`` (of libraries) and ``problems``, texts: if there are any, what is needed is not there.
+    :return: ``version`` and ``name`` (with a digest) of what is installed, ``downloads`` (what a wheelhouse must hold,
+      as a requirements file), ``wheel`` (the package's file name), ``wheels`` (of libraries) and ``problems``, texts:
+      if there are any, what is needed is not there.
     """
     absent = {canonicalize_name(name) for name in without}
     pins = [pin for pin in read_pins((files / LOCK).read_text()) if pin.is_for(python) and pin.name not in absent]
     version, wheel_name, wheel = make_wheel(files / "shoal")
-    lock = "".join(f"{pin.text}\n" for pin in pins if pin.name != INSTALLER)
+    lock = _lines(pin.text for pin in pins if pin.name != INSTALLER)
     wheels: list[Path] = []
     problems: list[str] = []
     if wheelhouse is not None:
@@ -157,11 +162,16 @@ def make_bundle(
     told = {
         "version": version,
         "name": f"{version}-{digest[:12]}",
+        "downloads": _lines(pin.text for pin in pins),
         "wheel": wheel_name,
         "wheels": [path.name for path in wheels],
         "problems": problems,
     }
     return told, _tar(members)
+
+
+def _lines(texts: Iterable[str]) -> str:
+    return "".join(f"{text}\n" for text in texts)
 
 
 def _tar(members: Mapping[str, bytes]) -> bytes:

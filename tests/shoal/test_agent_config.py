@@ -38,7 +38,7 @@ limits.uplaod: unknown key; did you mean 'upload'?
 limits: {upload: 1}
 
 zzz: 1
-zzz: unknown key; known keys: announce_ip, discovery
+zzz: unknown key; known keys: announce_ip, apps, discovery
 name: zzz
 
 1: x
@@ -236,6 +236,10 @@ retention: {min_age: 0}
 retention: {min_age: 2 weeks}
 retention.min_age: found '2 weeks', expected seconds, or text such as 90s
 retention: {min_age: 14d}
+
+apps: [{name: shop, endpoints: [shop], root: /etc/root.json}]
+apps[0].endpoints[0]: found 'shop', expected a URL such as https://publisher.example.com/shop/
+apps: [{name: shop, endpoints: ["http://publisher/shop/"], root: /etc/root.json}]
 
 log: {level: verbose}
 log.level: found 'verbose', expected one of debug, info, warning, error

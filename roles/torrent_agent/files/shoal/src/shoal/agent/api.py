@@ -42,6 +42,7 @@ from shoal.agent.messages import (
     resolve_peers,
 )
 from shoal.agent.reload import Configuration
+from shoal.agent.watch import Watchers
 from shoal.swarm import (
     AddTorrent,
     BadTorrent,
@@ -71,6 +72,7 @@ class Api:
     events: EventLog
     configuration: Configuration
     limits: RateLimits
+    watchers: Watchers
     state_dir: Path
     store_dir: Path
     started_at: float = field(default_factory=time.time)
@@ -129,6 +131,7 @@ class Api:
             "state_dir": self.state_dir,
             "storage": storage,
             "config": self.configuration.describe(),
+            "apps": self.watchers.describe(),
             "schedule": str(self.limits.span) if self.limits.span else None,
             "upload_limit": self.limits.upload,
             "download_limit": self.limits.download,

@@ -18,6 +18,7 @@ import yaml
 
 from shoal.agent.addresses import parse_endpoint, parse_ip
 from shoal.agent.errors import ConfigError
+from shoal.endpoint import documents, schedule
 from shoal.swarm import EngineSettings, Reserve, SeedingPolicy, WebSeedPolicy
 
 MAX_CONFIG_BYTES = 64 * 1024  # a real one has a few hundred bytes: more is the wrong file
@@ -25,6 +26,7 @@ MAX_PROBLEMS = 20  # told at once; a file with more of them is another program's
 MAX_RATE = 2**31 - 1  # libtorrent keeps rate limits in a 32-bit int
 DAY_MINUTES = 24 * 60
 MAX_SECONDS = 10**9  # some 30 years: for ever is said otherwise
+MIN_INTERVAL = 1.0  # seconds between polls of an end point; less is a mistake, or an attack
 MAX_SOCKET_PATH = 107  # sun_path of Linux, less its closing NUL (unix(7))
 
 
@@ -60,6 +62,18 @@ class IpAddress(str):
 
 class Network(str):
     """An address or a network such as ``10.0.0.0/8``, in its normal form."""
+
+
+class AppName(str):
+    """An application's name, as its end point says it."""
+
+
+class ChannelName(str):
+    """A channel of an end point."""
+
+
+class EndpointUrl(str):
+    """Where an end point is served: ``https://HOST/PATH/``."""
 
 
 class AgentName(str):
@@ -150,6 +164,18 @@ class PeerRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     allow: Annotated[tuple[Network, ...], msgspec.Meta(max_length=1000)] = ()
 
 
+class App(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An application whose known end point is watched."""
+
+    name: AppName
+    endpoints: Annotated[tuple[EndpointUrl, ...], msgspec.Meta(min_length=1, max_length=16)]  # mirrors, in this order
+    root: Path  # the pinned root.json
+    channel: ChannelName = ChannelName("stable")
+    auto: Literal["off", "fetch"] = "fetch"
+    interval: Duration = Duration(schedule.INTERVAL)
+    ca_file: Path | None = None  # None: the system's
+
+
 class Log(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is logged, to standard error."""
 
@@ -177,6 +203,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seeding: Seeding = Seeding()
     storage: Storage = Storage()
     retention: Retention = Retention()
+    apps: Annotated[tuple[App, ...], msgspec.Meta(max_length=100)] = ()
     resume_interval: Annotated[float, msgspec.Meta(ge=1, le=86400)] = 30
     log: Log = Log()
 
@@ -317,6 +344,7 @@ _WEEK = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _TIME = re.compile(r"([01]\d|2[0-3]):[0-5]\d|24:00", re.ASCII)
 _PERCENT = re.compile(r"(\d{1,2}(?:\.\d{1,3})?) ?%", re.ASCII)
 _SIZE = re.compile(r"(\d{1,12}(?:\.\d{1,6})?) ?([A-Za-z]*)", re.ASCII)
+_URL = re.compile(r"https?://[!-~]{1,2000}", re.ASCII)
 _NAME = re.compile(r"[A-Za-z0-9._:-]{0,64}", re.ASCII)
 
 
@@ -436,6 +464,24 @@ def _parse_network(value: object) -> Network:
     return Network(network)
 
 
+def _parse_app(value: object) -> AppName:
+    if not isinstance(value, str) or not re.fullmatch(documents.APP_PATTERN, value):
+        raise ValueError(f"found {_found(value)}, expected up to 64 of A-Z a-z 0-9 . _ -, first a letter or digit")
+    return AppName(value)
+
+
+def _parse_channel(value: object) -> ChannelName:
+    if not isinstance(value, str) or not re.fullmatch(documents.CHANNEL_PATTERN, value):
+        raise ValueError(f"found {_found(value)}, expected up to 64 of a-z 0-9 . _ -, first a letter or digit")
+    return ChannelName(value)
+
+
+def _parse_url(value: object) -> EndpointUrl:
+    if not isinstance(value, str) or not _URL.fullmatch(value):
+        raise ValueError(f"found {_found(value)}, expected a URL such as https://publisher.example.com/shop/")
+    return EndpointUrl(value)
+
+
 def _parse_name(value: object) -> AgentName:
     if not isinstance(value, str) or not _NAME.fullmatch(value):
         raise ValueError(f"found {_found(value)}, expected text of at most 64 letters, digits, dots, colons, - and _")
@@ -454,6 +500,9 @@ _PARSERS: dict[type, Callable[[object], object]] = {
     ListenAddress: _parse_listen,
     IpAddress: _parse_ip_address,
     Network: _parse_network,
+    AppName: _parse_app,
+    ChannelName: _parse_channel,
+    EndpointUrl: _parse_url,
     AgentName: _parse_name,
 }
 
@@ -481,6 +530,12 @@ def _contradictions(config: Config) -> Iterator[str]:
     """What is wrong though each value is right by itself."""
     if len(os.fsencode(config.socket)) > MAX_SOCKET_PATH:
         yield f"socket: found '{config.socket}', expected at most {MAX_SOCKET_PATH} bytes (unix(7))"
+    names = [app.name for app in config.apps]
+    for number, app in enumerate(config.apps):
+        if app.name in names[:number]:
+            yield f"apps[{number}].name: found {app.name} twice, expected each application once"
+        if app.interval < MIN_INTERVAL:
+            yield f"apps[{number}].interval: found {app.interval:g}, expected at least {MIN_INTERVAL:g} seconds"
     for number, span in enumerate(config.limits.schedule):
         if span.start % DAY_MINUTES == span.end % DAY_MINUTES and (span.start, span.end) != (0, DAY_MINUTES):
             yield f'limits.schedule[{number}]: found {span}, expected two times; a whole day is "00:00" to "24:00"'

@@ -29,6 +29,7 @@ from shoal.agent.notify import notify, watchdog_interval
 from shoal.agent.reload import Configuration
 from shoal.agent.retention import tidy
 from shoal.agent.sockets import hold_lock, listen_at
+from shoal.agent.watch import Watchers
 from shoal.swarm import Engine, Event, EventKind, State, SwarmError
 
 STOP_SECONDS = 20.0  # for saving resume data; systemd kills after 90 by default
@@ -87,7 +88,10 @@ async def _serve(config: Config, read: Callable[[], Config], sock: socket.socket
         configure_log(wanted.log.level, wanted.log.format)
 
     configuration = Configuration(config, read, apply)
-    api = Api(engine, events, configuration, limits, state_dir=settings.state_dir, store_dir=settings.store_dir)
+    watchers = Watchers(engine, configuration, settings.state_dir / "endpoints")
+    api = Api(
+        engine, events, configuration, limits, watchers, state_dir=settings.state_dir, store_dir=settings.store_dir
+    )
     # A client that goes away ends its wait: long-polls are counted.
     runner = web.AppRunner(
         api.application(), access_log=None, handler_cancellation=True, shutdown_timeout=ANSWER_SECONDS
@@ -96,9 +100,10 @@ async def _serve(config: Config, read: Callable[[], Config], sock: socket.socket
     await web.SockSite(runner, sock).start()
     tasks = [
         asyncio.create_task(_pulse(engine)),
-        asyncio.create_task(_reload(configuration, hangup, [untidy, limits.changed])),
+        asyncio.create_task(_reload(configuration, hangup, [untidy, limits.changed, watchers.changed])),
         asyncio.create_task(follow_schedule(limits)),
         asyncio.create_task(tidy(engine, configuration, untidy)),
+        asyncio.create_task(watchers.run()),
     ]
     log.info(
         "agent started",

@@ -73,7 +73,7 @@ wheelhouse=$cache/wheels
 {
   if [ "$(cat "$venv/installed" 2>/dev/null)" != "$wanted" ]; then
     "$python" -m venv --clear "$venv"
-    "$venv/bin/pip" --disable-pip-version-check install -q -r tests/requirements/molecule.txt
+    "$venv/bin/pip" --disable-pip-version-check install -q --no-compile -r tests/requirements/molecule.txt
     echo "$wanted" >"$venv/installed"
   fi
   # What agents are made of, for the Pythons of Debian 12 and 13: hosts ask no index.
@@ -85,6 +85,7 @@ wheelhouse=$cache/wheels
 virtualenv=$!
 
 image() { docker image inspect "$1" >/dev/null 2>&1; }
+declare -A image_jobs
 public=docker.io/geerlingguy/docker-%s-ansible:latest
 SHOAL_MOLECULE_IMAGE=$public
 for distribution in debian12:bookworm debian13:trixie; do
@@ -98,7 +99,11 @@ if [ "$SHOAL_MOLECULE_IMAGE" != "$public" ]; then
   have mmdebstrap || install mmdebstrap
   for distribution in debian12:bookworm debian13:trixie; do
     extensions/molecule/images/systemd.sh "${distribution#*:}" "localhost/shoal-systemd:${distribution%:*}" \
-      >"$logs/image-${distribution%:*}.log" 2>&1 || { cat "$logs/image-${distribution%:*}.log" >&2; exit 1; }
+      >"$logs/image-${distribution%:*}.log" 2>&1 &
+    image_jobs[${distribution%:*}]=$!
+  done
+  for distribution in "${!image_jobs[@]}"; do
+    wait "${image_jobs[$distribution]}" || { cat "$logs/image-$distribution.log" >&2; exit 1; }
   done
 fi
 

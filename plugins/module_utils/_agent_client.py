@@ -88,9 +88,9 @@ class AgentClient:
     ) -> tuple[bool, dict[str, Any] | None]:
         """Add a torrent by the bytes of its file or a magnet link: whether that changed anything, and its status.
 
-        `fields` are data_path, trackers, peers, web_seeds, upload_limit, download_limit and paused. One that is known
-        gets the trackers, peers and web seeds that it lacks. With `dry_run` nothing is done; the status of an unknown
-        torrent is None then.
+        `fields` are data_path, trackers, peers, web_seeds, upload_limit, download_limit, paused and label (app and
+        version). One that is known gets the label, trackers, peers and web seeds that it lacks. With `dry_run` nothing
+        is done; the status of an unknown torrent is None then.
         """
         body = {key: value for key, value in fields.items() if value is not None}
         if torrent is not None:

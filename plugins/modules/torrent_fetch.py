@@ -79,6 +79,15 @@ options:
       - What the payload must have, V(sha256:) and 64 hexadecimal digits. For payloads that are a file.
       - The torrent's own hashes are always checked.
     type: str
+  app:
+    description:
+      - The application that the payload is a version of. With it the agent's retention knows which payloads of an
+        application are the last ones, and removes older ones; a payload without it stays until somebody removes it.
+    type: str
+  version:
+    description:
+      - The version that the payload is.
+    type: str
   _following:
     description:
       - Set by the module's own action plugin, which runs the module again and again to tell of progress between. Not
@@ -211,11 +220,14 @@ def main():
             trackers={"type": "list", "elements": "raw", "default": []},
             web_seeds={"type": "list", "elements": "str", "default": []},
             checksum={"type": "str"},
+            app={"type": "str"},
+            version={"type": "str"},
             upload_limit={"type": "int"},
             download_limit={"type": "int"},
             _following={"type": "dict"},
         ),
         add_file_common_args=True,
+        required_together=[("app", "version")],
         supports_check_mode=True,
     )
     try:
@@ -370,6 +382,7 @@ class Fetch:
             trackers=_metainfo.announce_tiers(self.params["trackers"]),
             peers=self.params["peers"],
             web_seeds=self.params["web_seeds"],
+            label={key: self.params[key] for key in ("app", "version")} if self.params["app"] else None,
             **limits,
         )
         if before is None:
@@ -503,6 +516,8 @@ class Fetch:
                 status["size"],
                 100 * share(status),
             )
+        if status["held"]:
+            why = "%s; the agent holds it: %s" % (why, status["held"]["message"])
         text = "cannot fetch %s (%s): %s. So far %s. Peers: %d connected, %d of them seeds. Trackers: %s. %s" % (
             status["name"] or "the torrent",
             status["info_hash"],
@@ -518,6 +533,8 @@ class Fetch:
 
 def next_step(status):
     """What to do about a torrent that does not get on."""
+    if status["held"]:
+        return "Make room on that file system: it then goes on by itself."
     if status["state"] == "error":
         return "Set that right and run this again: it goes on where it stopped."
     if status["state"] == "checking":

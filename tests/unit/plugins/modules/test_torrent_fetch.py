@@ -12,7 +12,16 @@ TRACKER = {"url": "http://tracker/announce", "working": False, "message": "Conne
 
 def status(**changes):
     return dict(
-        {"state": "downloading", "peers": 0, "seeds": 0, "trackers": [], "download_rate": 0, "done": 0, "size": 10},
+        {
+            "state": "downloading",
+            "held": None,
+            "peers": 0,
+            "seeds": 0,
+            "trackers": [],
+            "download_rate": 0,
+            "done": 0,
+            "size": 10,
+        },
         **changes,
     )
 
@@ -27,6 +36,7 @@ def status(**changes):
         (status(peers=3, seeds=1), "longer timeout"),
         (status(state="error"), "Set that right"),
         (status(state="checking"), "still hashing"),
+        (status(held={"reason": "space", "message": "waiting for space"}), "Make room"),
     ],
 )
 def test_the_next_step_fits_what_was_seen(seen, advice):

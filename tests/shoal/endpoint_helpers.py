@@ -63,7 +63,7 @@ class Publisher:
     ) -> dict[str, Any]:
         manifest = manifest or manifest_of(self.app, version)
         torrent = f"torrent of {self.app} {version}".encode()
-        return publisher.publish(self.request(**fields), manifest, torrent, check=check, at=at)
+        return publisher.publish(self.request(version=version, **fields), manifest, torrent, check=check, at=at)
 
     def do(self, verb: str, *, at: datetime | None = None, check: bool = False, **fields: Any) -> dict[str, Any]:
         return getattr(publisher, verb)(self.request(**fields), check=check, at=at)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -320,6 +321,47 @@ def test_properly_signed_nonsense_in_a_document_is_refused(shop: Publisher, serv
         error = refused(shop, server, tmp_path / "host")
         assert error.reason is Reason.NONSENSE
         assert words in f"{error} {error.hint}"
+
+
+ODD: list[Any] = [None, -1, 2**70, "", "x", [], {}, True, 1.5, "9" * 5000, "\ud800"]
+
+
+def damaged(rng: random.Random, data: bytes) -> bytes:
+    """Some bytes changed, or one value by one of another kind."""
+    if rng.random() < 0.4:
+        changed = bytearray(data)
+        for _ in range(rng.randint(1, 4)):
+            changed[rng.randrange(len(changed))] = rng.randrange(256)
+        return bytes(changed)
+    tree = node = json.loads(data)
+    while True:
+        key = rng.choice(list(node) if isinstance(node, dict) else range(len(node)))
+        if not isinstance(node[key], dict | list) or not node[key] or rng.random() < 0.3:
+            node[key] = rng.choice(ODD)
+            return json.dumps(tree).encode()
+        node = node[key]
+
+
+def test_random_damage_is_refused_and_nothing_worse(shop: Publisher, tmp_path: Path) -> None:
+    known = tmp_path / "known"
+    shop.client(known).read("stable")
+    shop.publish("1.1", at=NOW)
+    names = ["timestamp.json", shop.file("*.snapshot.json").name, shop.file("*.targets.json").name, "2.root.json"]
+    rng, refusals = random.Random(1), 0
+    for number in range(120):
+        path = shop.folder / "metadata" / names[number % 4]
+        whole = path.read_bytes() if path.exists() else shop.root
+        path.write_bytes(damaged(rng, whole))
+        host = shutil.copytree(known, tmp_path / f"host{number}")
+        try:  # what is not signed may be changed, if that does not change what it says
+            assert shop.client(host).read("stable").version == "1.1"
+        except RefusedError:
+            refusals += 1
+        if path.name == "2.root.json":
+            path.unlink()
+        else:
+            path.write_bytes(whole)
+    assert refusals >= 110
 
 
 def test_a_channel_that_is_not_there_has_its_own_reason(shop: Publisher, server: Server, tmp_path: Path) -> None:

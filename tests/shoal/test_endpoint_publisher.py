@@ -158,6 +158,8 @@ def test_a_versions_bytes_never_change(shop: Publisher) -> None:
         shop.publish("1.0", manifest=other)
     with pytest.raises(EndpointError, match="end point of shop, the manifest is about mail"):
         shop.publish("1.1", manifest=manifest_of("mail", "1.1"))
+    with pytest.raises(EndpointError, match=r"the published folder is of 1\.1, not of 1\.2"):
+        shop.publish("1.2", manifest=manifest_of("shop", "1.1"))
     assert shop.files() == before
     told = manifest_of("shop", "1.0", published_by="bob", notes="built again, the same bytes")
     assert shop.publish("1.0", manifest=told)["changed"] is False

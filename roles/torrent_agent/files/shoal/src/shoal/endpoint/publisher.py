@@ -102,6 +102,8 @@ def publish(
         version = request.version or (manifest.version if manifest else "")
         if not version:
             raise RequestError("publish needs a published folder, or a version that is at the end point already")
+        if manifest is not None and manifest.version != version:
+            raise EndpointError(f"the published folder is of {manifest.version}, not of {version}", code="conflict")
         contents: dict[str, bytes] = {}
         known = repository.manifest(version)
         if manifest is not None and torrent is not None:

@@ -43,7 +43,7 @@ def make_plan(settings: Any, generation: Mapping[str, Any], options: Mapping[str
     ``announce`` (scheme, port and path of the URL for torrents, and the address if it listens on one), ``client`` (how
     a peer id begins that is admitted) and ``guarded`` (whether a stranger's info hash is refused).
     """
-    generation = _plain(generation)
+    generation, options = _plain(generation), _plain(options)
     checked = _Checked(generation)
     values = checked.read(_plain(settings))
     if not checked.problems:

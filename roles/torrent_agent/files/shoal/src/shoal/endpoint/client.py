@@ -398,7 +398,7 @@ class _Poll:
         """Too few bytes, a file of another state, or changed bytes."""
         announced = self._announced
         if what.startswith("metadata/"):
-            version, _, name = what.removeprefix("metadata/").partition(".")
+            version, _dot, name = what.removeprefix("metadata/").partition(".")
             announced = self._signed("timestamp").snapshot_meta.length or 0
             if name == "targets.json":
                 announced = self._signed("snapshot").meta[name].length or 0

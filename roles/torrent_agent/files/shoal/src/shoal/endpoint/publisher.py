@@ -234,7 +234,7 @@ def rotate(request: Request, *, check: bool, at: datetime | None = None) -> Resu
         root = copy_root(old)
         root.roles[role] = Role([], rule.threshold)
         # In check mode the new keys are only made up, so that a missing old one is told all the same.
-        fresh = [_new_key(home, role, request, check) for _ in rule.keyids]
+        fresh = [_new_key(home, role, request, check) for _keyid in rule.keyids]
         for signer in fresh:
             root.add_key(signer.public_key, role)
         used = {keyid for one in root.roles.values() for keyid in one.keyids}
@@ -390,7 +390,7 @@ def parse_rollout(words: list[str], at: datetime) -> list[Step]:
     """Steps from words such as ``10``, ``50@+2h``, ``100@2026-11-23T08:00:00Z``. Raises RequestError."""
     steps: list[Step] = []
     for word in words:
-        share, _, when = word.partition("@")
+        share, _at, when = word.partition("@")
         if not re.fullmatch(r"\d{1,3}", share) or int(share) > 100:
             raise RequestError(f"rollout {word!r}: expected a whole percentage, and when it begins, as in 10 or 50@+2h")
         step = Step(at=_when(word, when, at), percent=int(share))

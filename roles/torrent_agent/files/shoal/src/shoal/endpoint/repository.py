@@ -164,7 +164,7 @@ class Repository:
         )
 
     def _target_file(self, info: TargetFile) -> Path:
-        kind, _, name = info.path.rpartition("/")
+        kind, _slash, name = info.path.rpartition("/")
         return self.folder / "targets" / kind / f"{info.hashes['sha256']}.{name}"
 
     # -- signing -------------------------------------------------------------------------------------------------

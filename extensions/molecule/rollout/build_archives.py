@@ -1,4 +1,4 @@
-"""Build the demo's shop: three archives, as JSON by version. Takes the folder of tests/demo, and one to keep them in."""
+"""Build the demo's shop: three archives, as JSON by version. Takes the demo's folder, and one to keep them in."""
 
 import json
 import sys

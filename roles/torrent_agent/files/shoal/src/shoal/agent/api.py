@@ -373,7 +373,7 @@ async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamRe
         response = await handler(request)
     except AnswerError as error:
         response = _error(error)
-    except tuple(_REFUSALS) as error:
+    except (BadRequestError, BadTorrent, UnknownTorrent, ConflictingData, GoneError, NoSpace) as error:
         status, code, hint = _REFUSALS[type(error)]
         response = _error(AnswerError(status, code, str(error), hint))
     except web.HTTPException as error:

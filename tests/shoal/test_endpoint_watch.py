@@ -18,6 +18,8 @@ from shoal.agent.config import load
 from shoal.agent.errors import ConfigError
 from shoal.endpoint import documents, publisher
 
+WAIT = 120.0  # seconds; polls in vain make the agent wait longer each time
+
 
 @pytest.fixture
 def release(make_payload: Callable[..., Path], make_torrent: Callable[..., Path]) -> Callable[..., Any]:
@@ -45,6 +47,8 @@ def test_what_is_published_is_fetched_and_seeded_and_what_is_forged_is_not(
     pinned = tmp_path / "root.json"
     pinned.write_bytes(shop.root)
     seeder = agent_factory("publisher")
+    archive, torrent, manifest = release("1.0")
+    seeder.seed(archive, torrent)
     with served(shop.folder) as server:
         app = {"name": "shop", "endpoints": [server.url], "root": str(pinned), "interval": 1}
         host = agent_factory("host1", apps=[app])
@@ -54,16 +58,14 @@ def test_what_is_published_is_fetched_and_seeded_and_what_is_forged_is_not(
             return found
 
         # nothing is published yet
-        wait_until(lambda: state()["error"], what="the first poll")
+        wait_until(lambda: state()["error"], timeout=WAIT, what="the first poll")
         assert state()["error"]["code"] == "no_channel"
 
-        archive, torrent, manifest = release("1.0")
-        seeder.seed(archive, torrent)
         publish(shop, torrent, manifest)
-        wait_until(lambda: state()["sequence"] == 1, what="sequence 1")
+        wait_until(lambda: state()["sequence"] == 1, timeout=WAIT, what="sequence 1")
         assert (state()["version"], state()["error"]) == ("1.0", None)
         assert state()["refused"]["no_channel"] >= 1
-        wait_until(lambda: host.client.torrents(), what="the torrent at the agent")
+        wait_until(lambda: host.client.torrents(), timeout=WAIT, what="the torrent at the agent")
         host.client.change(manifest.info_hash, peers=[seeder.peer])
         fetched = host.await_end(manifest.info_hash)
         assert fetched["state"] == "complete"
@@ -73,40 +75,40 @@ def test_what_is_published_is_fetched_and_seeded_and_what_is_forged_is_not(
         # removed by hand, it stays away: it was asked for once
         host.client.remove(manifest.info_hash, data=True)
         asked = len(server.asked)
-        wait_until(lambda: len(server.asked) > asked + 4, what="two more polls")
+        wait_until(lambda: len(server.asked) > asked + 4, timeout=WAIT, what="two more polls")
         assert host.client.torrents() == []
         assert state()["decision"] == "up_to_date"
 
         # not everybody's turn, halted, revoked: nothing is fetched
         _, torrent, manifest = release("1.1")
         publish(shop, torrent, manifest, rollout=["0"])
-        wait_until(lambda: state()["decision"] == "not_its_turn", what="the share")
+        wait_until(lambda: state()["decision"] == "not_its_turn", timeout=WAIT, what="the share")
         shop.do("halt")
         shop.do("percent", rollout=["100"])
-        wait_until(lambda: state()["decision"] == "halted", what="the halt")
+        wait_until(lambda: state()["decision"] == "halted", timeout=WAIT, what="the halt")
         shop.do("revoke", version="1.1")
         shop.do("resume")
-        wait_until(lambda: state()["decision"] == "revoked", what="the revocation")
+        wait_until(lambda: state()["decision"] == "revoked", timeout=WAIT, what="the revocation")
         assert host.client.torrents() == []
 
+        _, torrent, manifest = release("1.2")
         # forged: the last state that was believed stays
         mallory = Publisher(tmp_path / "mallory")
         publish(mallory, torrent, manifest, channel="stable", sequence=9)
         server.folder = mallory.folder
-        wait_until(lambda: state()["error"], what="a refusal")
+        wait_until(lambda: state()["error"], timeout=WAIT, what="a refusal")
         assert (state()["error"]["code"], state()["sequence"]) == ("wrongly_signed", 2)
         assert host.client.torrents() == []
         server.folder = shop.folder
-        _, torrent, manifest = release("1.2")
         publish(shop, torrent, manifest)
-        wait_until(lambda: host.client.torrents(), what="1.2 at the agent")
+        wait_until(lambda: host.client.torrents(), timeout=WAIT, what="1.2 at the agent")
         assert state()["error"] is None
 
         # the configuration takes it away again
         host.config["apps"] = []
         host.config_path.write_text(yaml.safe_dump(host.config))
         host.process.send_signal(signal.SIGHUP)
-        wait_until(lambda: host.client.agent()["apps"] == [], what="the reload")
+        wait_until(lambda: host.client.agent()["apps"] == [], timeout=WAIT, what="the reload")
         assert "refused" in host.log
 
 
@@ -120,7 +122,7 @@ def test_an_end_point_that_drips_does_not_hold_an_agent_that_stops(
         server.lie["metadata/2.root.json"] = server.drip
         app = {"name": "shop", "endpoints": [server.url], "root": str(pinned), "interval": 1}
         host = agent_factory("host1", apps=[app])
-        wait_until(lambda: server.asked, what="the poll")
+        wait_until(lambda: server.asked, timeout=WAIT, what="the poll")
         assert host.client.torrents() == []
         assert host.stop() == 0
 

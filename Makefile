@@ -19,7 +19,7 @@ demo: ## the main job on this machine: a tracker, a publisher, five hosts, the r
 	@tests/venv.sh demo
 	@$(BIN)/python tests/demo/demo.py
 
-test: ## all of it: lint, types, contracts, unit, package, sanity, integration, demo
+test: ## all of it: lint, types, contracts, unit, package, sanity, integration, demo, molecule
 	@tests/run.sh
 
 lint: venv ## ruff and the changelog

@@ -1,32 +1,47 @@
 #!/bin/bash
-# All tests, stage by stage: every stage runs even when an earlier one failed, and the end names what failed,
-# what was skipped and how long each took. With CI=true a skipped test is a failure (tests/shoal/conftest.py).
+# All tests, stage by stage, in two lanes beside each other, since most stages keep only one core busy. Every stage runs
+# even when another failed, and the end names what failed, what was skipped and how long each took.
+# With CI=true a skipped test is a failure (tests/shoal/conftest.py, tests/molecule.sh).
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 
-stages=(lint types imports ansible-lint sanity units package integration demo)
+lanes=("package demo" "lint types imports ansible-lint sanity units integration")
+last=(molecule) # alone: it is the one that changes the machine, by starting an engine
+
 logs=build/test-logs
 rm -rf "$logs"
 mkdir -p "$logs"
-passed=() failed=()
-
+began=$SECONDS
 tests/venv.sh test || exit 1
-for stage in "${stages[@]}"; do
-  started=$SECONDS
-  printf '\n== %s\n' "$stage"
-  if make --no-print-directory "$stage" 2>&1 | tee "$logs/$stage.log"; then
-    passed+=("$stage $((SECONDS - started)) s")
-  else
-    failed+=("$stage $((SECONDS - started)) s")
-  fi
-done
 
-printf '\n== summary\n'
-printf '  passed  %s\n' "${passed[@]}"
-[ ${#failed[@]} -eq 0 ] || printf '  FAILED  %s\n' "${failed[@]}"
-if grep -hE '^SKIPPED ' "$logs"/*.log >"$logs/skipped" 2>/dev/null; then
+run() {
+  local stage result started=$SECONDS
+  for stage in "$@"; do
+    started=$SECONDS
+    echo "-- $stage begins"
+    make --no-print-directory "$stage" >"$logs/$stage.log" 2>&1 && result=passed || result=FAILED
+    (
+      flock 9 # one stage's output at a time
+      printf '\n== %s\n' "$stage"
+      cat "$logs/$stage.log"
+      echo "$result  $stage $((SECONDS - started)) s" | tee -a "$logs/results"
+    ) 9>"$logs/lock"
+  done
+}
+
+for lane in "${lanes[@]}"; do
+  # shellcheck disable=SC2086 # a lane is a list of words
+  run $lane &
+done
+wait
+run "${last[@]}"
+
+printf '\n== summary, %s s\n' $((SECONDS - began))
+sed 's/^/  /' "$logs/results"
+if grep -hE '^SKIPPED ' "$logs"/*.log >"$logs/skipped"; then
   echo '  not run here:'
   sed 's/^/    /' "$logs/skipped"
 fi
-echo "stages: ${#passed[@]} passed, ${#failed[@]} failed"
-[ ${#failed[@]} -eq 0 ]
+failed=$(grep -c '^FAILED' "$logs/results")
+echo "stages: $(grep -c '^passed' "$logs/results") passed, $failed failed"
+[ "$failed" -eq 0 ]

@@ -60,6 +60,12 @@ def wait_until() -> Callable[..., Any]:
 
 
 @pytest.fixture
+def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests that do not depend on it: it takes most of their time."""
+    monkeypatch.setattr(os, "fsync", lambda _fd: None)
+
+
+@pytest.fixture
 def short_dir() -> Iterator[Path]:
     """A folder with a short path: unix sockets have at most 107 bytes."""
     path = Path(tempfile.mkdtemp(prefix="shoal-"))

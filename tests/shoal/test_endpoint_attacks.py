@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
 import time
@@ -18,11 +17,7 @@ from tuf.api.metadata import Metadata
 from shoal.endpoint import documents, keys
 from shoal.endpoint.errors import EndpointError, Reason, RefusedError
 
-
-@pytest.fixture(autouse=True)
-def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is tried here does not depend on it, and it takes most of the time."""
-    monkeypatch.setattr(os, "fsync", lambda _fd: None)
+pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")
 
 
 @pytest.fixture

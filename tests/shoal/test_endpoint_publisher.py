@@ -19,11 +19,7 @@ from shoal.endpoint.errors import EndpointError, RefusedError
 from shoal.endpoint.folder import Lease
 from shoal.endpoint.repository import Repository
 
-
-@pytest.fixture(autouse=True)
-def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is tried here does not depend on it, and it takes most of the time."""
-    monkeypatch.setattr(os, "fsync", lambda _fd: None)
+pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")
 
 
 @pytest.fixture

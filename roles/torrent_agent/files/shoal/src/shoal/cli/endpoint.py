@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import getpass
-import json
-import os
-import socket
-import sys
 import tempfile
-import time
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from shoal.cli import protocol
 from shoal.endpoint import client, documents, publisher
 from shoal.endpoint.errors import DocumentError, EndpointError, RefusedError, RequestError
 from shoal.endpoint.request import PROTOCOL, Request, parse
@@ -23,8 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from rich.console import Console
-
-REQUEST_LIMIT = 4 << 20  # bytes of a request on stdin
 
 _SUMMARIES = {
     "init": "make an end point and its keys",
@@ -43,12 +35,7 @@ _SUMMARIES = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verbs and their options."""
-    subparsers = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    for verb, summary in _SUMMARIES.items():
-        options = subparsers.add_parser(verb, help=summary, description=summary.capitalize() + ".")
-        options.add_argument("--json", action="store_true", help="read a JSON request on stdin, write JSON lines")
-        options.add_argument("--check", action="store_true", help="say what would change, and touch nothing")
-        _add_options(verb, options)
+    protocol.add_verbs(parser, _SUMMARIES, _add_options)
 
 
 _CHANGING = frozenset(_SUMMARIES) - {"verify", "list"}
@@ -163,66 +150,32 @@ def _add_options(verb: str, options: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Do what ``args`` say; 0 if it is done, 1 if not, 2 for a wrong request."""
-    try:
-        return _run_json(args) if args.json else _run_for_people(args)
-    except KeyboardInterrupt:
-        print("interrupted; run it again, what is half done is not served", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nobody reads; not even the interpreter's last flush
-        return 1
+    return protocol.guarded(
+        lambda: _run_json(args) if args.json else _run_for_people(args),
+        "interrupted; run it again, what is half done is not served",
+    )
 
 
 # -- for machines ------------------------------------------------------------------------------------------------
 
 
 def _run_json(args: argparse.Namespace) -> int:
-    result = perform(args.verb, lambda: _read_request(sys.stdin.buffer.read(REQUEST_LIMIT + 1)), args.check)
-    print(json.dumps({"time": round(time.time(), 3), "event": "result", **result}), flush=True)
-    return _status(result)
-
-
-def _read_request(data: bytes) -> object:
-    if len(data) > REQUEST_LIMIT:
-        raise RequestError(f"the request has more than {REQUEST_LIMIT} bytes")
-    try:
-        return json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise RequestError(f"the request on stdin is not JSON: {error}") from None
+    result = perform(args.verb, lambda: protocol.read_request(RequestError), args.check)
+    protocol.write({"event": "result", **result})
+    return protocol.status(result)
 
 
 def perform(verb: str, read: Callable[[], object], check: bool) -> dict[str, Any]:
     """Run one verb; every error becomes a result."""
     try:
-        document = read()
-        if isinstance(document, dict):
-            document = {**document, "who": document.get("who") or _who()}
-        return _VERBS[verb](parse(document), check)
+        return _VERBS[verb](parse(protocol.with_who(read())), check)
     except RefusedError as error:
         attempts = [{**one.as_dict(), "url": one.url} for one in error.attempts]
-        return {**_failed(error.as_dict()), "attempts": attempts}
+        return {**protocol.failed(PROTOCOL, error.as_dict()), "attempts": attempts}
     except EndpointError as error:
-        return _failed(error.as_dict())
+        return protocol.failed(PROTOCOL, error.as_dict())
     except OSError as error:
-        hint = "run as the user that owns the folder, or as root" if isinstance(error, PermissionError) else ""
-        return _failed({"code": "io_error", "message": f"{verb}: {error}", "hint": hint})
-
-
-def _failed(error: dict[str, str]) -> dict[str, Any]:
-    return {"protocol": PROTOCOL, "ok": False, "changed": False, "error": error}
-
-
-def _who() -> str:
-    name = os.environ.get("SUDO_USER", "")
-    with suppress(Exception):  # an account without a name: there is no one error for it in all Python versions
-        name = name or getpass.getuser()
-    return f"{name or os.getuid()}@{socket.gethostname()}"
-
-
-def _status(result: dict[str, Any]) -> int:
-    if result["ok"]:
-        return 0
-    return 2 if result["error"]["code"] == "bad_request" else 1
+        return protocol.failed(PROTOCOL, protocol.io_error(verb, error, "the user that owns the folder"))
 
 
 # -- verbs that need another room, or the reader ------------------------------------------------------------------
@@ -324,14 +277,9 @@ def _run_for_people(args: argparse.Namespace) -> int:
     console, errors = Console(highlight=False), Console(stderr=True, highlight=False)
     result = perform(args.verb, lambda: _request_of(args), args.check)
     if not result["ok"]:
-        error = result["error"]
-        errors.print("✗ ", style="red", end="")
-        errors.print(error["message"], markup=False, soft_wrap=True)
-        for attempt in result.get("attempts", [])[1:]:
-            errors.print(f"  {attempt['url']}: {attempt['message']}", markup=False, soft_wrap=True)
-        if error.get("hint"):
-            errors.print(f"  {error['hint']}", markup=False, soft_wrap=True)
-        return _status(result)
+        attempts = [f"{one['url']}: {one['message']}" for one in result.get("attempts", [])[1:]]
+        protocol.show_error(errors, result["error"], tuple(attempts))
+        return protocol.status(result)
     if args.verb != "list":
         words = result["outcome"].replace("_", " ")
         would = " (only tried: nothing was written)" if args.check and result["changed"] else ""

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import getpass
-import json
-import os
-import socket
-import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from shoal.cli import protocol
 from shoal.release import PROTOCOL, ReleaseError, journal, parse, parse_inspect, verbs
 from shoal.release.errors import RequestError
 
@@ -20,9 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from rich.console import Console
-
-REQUEST_LIMIT = 4 << 20  # bytes of a request on stdin
-INTERRUPTED = 130  # exit status after Ctrl-C, as of shells
 
 _SUMMARIES = {
     "stage": "unpack and verify an archive as a release; switches nothing",
@@ -36,12 +28,7 @@ _SUMMARIES = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verbs and their options."""
-    subparsers = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    for verb, summary in _SUMMARIES.items():
-        options = subparsers.add_parser(verb, help=summary, description=summary.capitalize() + ".")
-        options.add_argument("--json", action="store_true", help="read a JSON request on stdin, write JSON lines")
-        options.add_argument("--check", action="store_true", help="say what would change, and touch nothing")
-        _ADD[verb](options)
+    protocol.add_verbs(parser, _SUMMARIES, lambda verb, options: _ADD[verb](options))
 
 
 def _add_root(options: argparse.ArgumentParser) -> None:
@@ -98,36 +85,19 @@ _ADD: dict[str, Callable[[argparse.ArgumentParser], None]] = {
 
 def run(args: argparse.Namespace) -> int:
     """Do what ``args`` say; 0 if it is done, 1 if not, 2 for a wrong request."""
-    try:
-        return _run_json(args) if args.json else _run_for_people(args)
-    except KeyboardInterrupt:
-        print("interrupted; a switch that had begun goes on by itself", file=sys.stderr)
-        return INTERRUPTED
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nobody reads; not even the interpreter's last flush
-        return 1
+    return protocol.guarded(
+        lambda: _run_json(args) if args.json else _run_for_people(args),
+        "interrupted; a switch that had begun goes on by itself",
+    )
 
 
 # -- for machines ------------------------------------------------------------------------------------------------
 
 
 def _run_json(args: argparse.Namespace) -> int:
-    result = perform(args.verb, lambda: _read_request(sys.stdin.buffer.read(REQUEST_LIMIT + 1)), args.check, _write)
-    _write({"event": "result", **result})
-    return _status(result)
-
-
-def _write(event: dict[str, Any]) -> None:
-    print(json.dumps({"time": round(time.time(), 3), **event}), flush=True)
-
-
-def _read_request(data: bytes) -> object:
-    if len(data) > REQUEST_LIMIT:
-        raise RequestError(f"the request has more than {REQUEST_LIMIT} bytes")
-    try:
-        return json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise RequestError(f"the request on stdin is not JSON: {error}") from None
+    result = perform(args.verb, lambda: protocol.read_request(RequestError), args.check, protocol.write)
+    protocol.write({"event": "result", **result})
+    return protocol.status(result)
 
 
 def perform(
@@ -136,33 +106,16 @@ def perform(
     """Run one verb; every error becomes a result."""
     try:
         document = read()
-        if isinstance(document, dict) and verb != "inspect":
-            document = {**document, "who": document.get("who") or _who()}
         if verb == "inspect":
             return verbs.inspect(parse_inspect(document))
+        document = protocol.with_who(document)
         if verb == "info":
             return verbs.info(parse(document))
         return verbs.CHANGES[verb](parse(document), emit, check=check)
     except ReleaseError as error:
-        return {"protocol": PROTOCOL, "ok": False, "changed": False, "error": error.as_dict()}
+        return protocol.failed(PROTOCOL, error.as_dict())
     except OSError as error:
-        message = f"{verb}: {error}"
-        hint = "run as the user that owns the root, or as root" if isinstance(error, PermissionError) else ""
-        found = {"code": "io_error", "message": message, "hint": hint}
-        return {"protocol": PROTOCOL, "ok": False, "changed": False, "error": found}
-
-
-def _who() -> str:
-    name = os.environ.get("SUDO_USER", "")
-    with suppress(Exception):  # an account without a name: there is no one error for it in all Python versions
-        name = name or getpass.getuser()
-    return f"{name or os.getuid()}@{socket.gethostname()}"
-
-
-def _status(result: dict[str, Any]) -> int:
-    if result["ok"]:
-        return 0
-    return 2 if result.get("error", {}).get("code") == "bad_request" else 1
+        return protocol.failed(PROTOCOL, protocol.io_error(verb, error, "the user that owns the root"))
 
 
 # -- for people --------------------------------------------------------------------------------------------------
@@ -177,12 +130,8 @@ def _run_for_people(args: argparse.Namespace) -> int:
         return max((_recover(args, root, console) for root in journal.marked()), default=0)
     result = perform(args.verb, lambda: _request_of(args), args.check, lambda event: _tell(errors, event))
     if not result["ok"]:
-        error = result["error"]
-        errors.print("✗ ", style="red", end="")
-        errors.print(error["message"], markup=False, soft_wrap=True)
-        if error.get("hint"):
-            errors.print(f"  {error['hint']}", markup=False, soft_wrap=True)
-        return _status(result)
+        protocol.show_error(errors, result["error"])
+        return protocol.status(result)
     _SHOW.get(args.verb, _show_outcome)(console, result)
     return 0
 

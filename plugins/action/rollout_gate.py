@@ -47,6 +47,9 @@ class ActionModule(ActionBase):
     def _after_publish(self) -> dict[str, Any]:
         published = self._vars["shoal_published"]
         self._tell("published", verdict.tell_publication(published, self._vars["shoal_release"]), good=True)
+        channeled = self._vars["shoal_channeled"]
+        if "endpoint" in channeled:
+            self._tell("channel", verdict.tell_channel(self._plan["channel"], channeled), good=True)
         return {}
 
     def _after_prefetch(self) -> dict[str, Any]:

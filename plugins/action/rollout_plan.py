@@ -31,7 +31,11 @@ class ActionModule(ActionBase):
         result = super().run(tmp, variables)
         _spec, arguments = self.validate_argument_spec(
             argument_spec={
-                "playbook": {"type": "str", "required": True, "choices": ["publish", "rollout", "rollback", "status"]}
+                "playbook": {
+                    "type": "str",
+                    "required": True,
+                    "choices": ["install", "publish", "rollout", "rollback", "status"],
+                }
             }
         )
         try:

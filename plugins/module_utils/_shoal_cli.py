@@ -2,16 +2,18 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Runs ``shoal release VERB --json``: a request on stdin, JSON lines on stdout, the last of which is the result.
+"""Runs ``shoal release VERB --json`` and ``shoal endpoint VERB --json``: a request on stdin, JSON lines on stdout, the
+last of which is the result.
 
-Sizes are in bytes, durations in seconds. Private to this collection; docs/release.md describes the protocol.
+Sizes are in bytes, durations in seconds. Private to this collection; docs/release.md and docs/endpoint.md describe the
+protocols.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 PROTOCOL = 1
 
@@ -43,13 +45,27 @@ def find_executable(given: Optional[str]) -> str:
 def run_release(
     run_command: RunCommand, executable: str, verb: str, request: Dict[str, Any], check: bool = False
 ) -> Dict[str, Any]:
-    """The result of ``shoal release VERB``.
+    """The result of ``shoal release VERB``, as of :func:`run_shoal`."""
+    return run_shoal(run_command, executable, ["release", verb], request, check)
+
+
+def run_shoal(
+    run_command: RunCommand,
+    executable: str,
+    words: List[str],
+    request: Dict[str, Any],
+    check: bool = False,
+    prefix: Sequence[str] = (),
+) -> Dict[str, Any]:
+    """The result of a ``shoal`` command that speaks JSON.
 
     :param run_command: AnsibleModule.run_command or what behaves like it.
+    :param words: ``release`` or ``endpoint``, and the verb.
     :param check: only predict what would be done.
+    :param prefix: a command that runs the command, as somebody else.
     :raises ShoalCliError: where the result is not ok, or there is none.
     """
-    command = [executable, "release", verb, "--json"] + (["--check"] if check else [])
+    command = [*prefix, executable, *words, "--json"] + (["--check"] if check else [])
     try:
         rc, out, err = run_command(command, data=json.dumps(dict(request, protocol=PROTOCOL)), handle_exceptions=False)
     except (OSError, ValueError) as error:
@@ -79,7 +95,7 @@ def run_release(
 def explain(result: Dict[str, Any]) -> str:
     """A failed result as a sentence, with the next step where the command knows one."""
     error = result.get("error") or {}
-    parts: List[str] = [error.get("message") or result.get("reason") or "shoal release failed without saying why"]
+    parts: List[str] = [error.get("message") or result.get("reason") or "shoal failed without saying why"]
     if error.get("hint"):
         parts.append(error["hint"])
     return " ".join(part[:1].upper() + part[1:].rstrip(".") + "." for part in parts)

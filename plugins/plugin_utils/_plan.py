@@ -11,6 +11,7 @@ or refused before anything is touched, and a refusal names every wrong variable 
 from __future__ import annotations
 
 import difflib
+import functools
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -19,11 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from ._checks import WrongValueError, describe, nearest
+from ._pull import CHANNEL, PORT, app_file
 from ._variables import (
     APP_SETTINGS,
     FLEET_SETTINGS,
     HOST_SETTINGS,
     HOST_VARIABLES,
+    OPERATOR_KEYS,
     RUN_VARIABLES,
     VARIABLES,
     Setting,
@@ -84,13 +87,17 @@ class _Problems:
 def make_plan(action: str, inventory: Inventory) -> dict[str, Any]:
     """The plan of a playbook.
 
-    :param action: publish, rollout, rollback or status.
+    :param action: install, publish, rollout, rollback or status.
     :return: what is to be done, with ``hosts`` in the order of the inventory and ``settings`` for each of them.
     :raises InvalidVariablesError: naming every variable that is wrong.
     """
     problems = _Problems()
     _refuse_misspelt(inventory.run, problems)
     run = problems.read("", RUN_VARIABLES, inventory.run)
+    if action == "install":
+        plan = {"action": action, **_pull_plan(run, inventory, problems)}
+        problems.raise_if_any()
+        return plan
     app = run["shoal_app"]
     if not inventory.run.get("shoal_app"):
         problems.add("shoal_app: is missing: which app? Give -e shoal_app=NAME")
@@ -98,7 +105,7 @@ def make_plan(action: str, inventory: Inventory) -> dict[str, Any]:
         problems.add("shoal_version: is missing: which version? Give -e shoal_version=VERSION")
     problems.raise_if_any()
 
-    plan: dict[str, Any] = {"action": action, "app": app, "version": run["shoal_version"]}
+    plan = {"action": action, "app": app, "version": run["shoal_version"]}
     if action == "publish":
         plan.update(_publish_plan(run, inventory, problems))
     else:
@@ -154,13 +161,108 @@ def _publish_plan(run: Mapping[str, Any], inventory: Inventory, problems: _Probl
         problems.add(f"shoal_publishers: {', '.join(outside)} is outside of --limit, and publishing happens there")
     settings = {host: problems.read("", HOST_VARIABLES, inventory.variables(host), host) for host in hosts}
     _need_a_way_to_find_peers(settings, hosts, problems)
+    pull = _publishing(run["shoal_app"], inventory, problems)
+    channel = run["shoal_channel"] or (pull.get("channel", CHANNEL) if pull is not None else None)
     return {
+        "channel": channel,
+        "again": run["shoal_again"],
+        "operator_keys_dir": _operator_keys_dir(hosts[0], inventory, problems, sign=True)
+        if channel and hosts
+        else None,
+        "rollout": [str(step) for step in (pull or {}).get("rollout", [])],
         "hosts": hosts,
         "publisher": hosts[0] if hosts else None,
         "settings": {host: _short(values) for host, values in settings.items()},
         "archive": _archive(run, inventory.working_directory, problems),
         "irreversible": run["shoal_irreversible"],
         "notes": run["shoal_notes"],
+    }
+
+
+def _publishing(app: str, inventory: Inventory, problems: _Problems) -> Mapping[str, Any] | None:
+    """The app's ``pull`` as its first host has it; None where hosts do not follow it, or nobody knows the app."""
+    for host in inventory.every_host:
+        apps = inventory.variables(host).get("shoal_apps")
+        settings = apps.get(app) if isinstance(apps, Mapping) else None
+        if not isinstance(settings, Mapping):
+            continue
+        pattern = problems.read(f"shoal_apps.{app}.", {"hosts": FLEET_SETTINGS["hosts"]}, settings, host)["hosts"]
+        hosts = inventory.matching(pattern) if pattern else []
+        if hosts and host != hosts[0]:
+            # a template in it may be of variables that only the app's hosts have
+            host, settings = hosts[0], (inventory.variables(hosts[0]).get("shoal_apps") or {}).get(app, settings)
+        pull: Mapping[str, Any] | None = problems.read(
+            f"shoal_apps.{app}.", {"pull": HOST_SETTINGS["pull"]}, settings, host
+        )["pull"]
+        return pull
+    return None
+
+
+def _operator_keys_dir(host: str, inventory: Inventory, problems: _Problems, *, sign: bool = False) -> str | None:
+    """The folder of the operator's keys; None where the variable has the keys themselves, which no plan tells.
+
+    :param sign: whether a key has to be there.
+    """
+    name = "shoal_operator_keys"
+    given = inventory.variables(host).get(name)
+    if given is None:
+        problems.add(
+            f"{name}: is missing: the folder on this machine for the keys that end points are signed with", host
+        )
+        return None
+    keys = problems.read("", {name: OPERATOR_KEYS}, {name: given}, host)[name]
+    if not isinstance(keys, str):
+        return None
+    folder = inventory.working_directory / Path(keys).expanduser()
+    if sign and not (folder / "targets.pem").is_file():
+        problems.add(
+            f"{name}: expected a key at {folder}/targets.pem, found nothing: shoal.deploy.install makes it", host
+        )
+    return str(folder)
+
+
+def _pull_plan(run: Mapping[str, Any], inventory: Inventory, problems: _Problems) -> dict[str, Any]:
+    """Which apps have an end point, at which publisher, and what of them each host that is selected follows."""
+    everywhere: dict[str, None] = {}
+    follow: dict[str, dict[str, Any]] = {}
+    found: list[tuple[str, str, dict[str, Any]]] = []
+    matching = functools.cache(lambda *pattern: set(inventory.matching(list(pattern))))
+    for host in inventory.every_host:
+        variables = inventory.variables(host)
+        apps = variables.get("shoal_apps")
+        for app, settings in apps.items() if isinstance(apps, Mapping) else ():
+            pattern = settings.get("hosts") if isinstance(settings, Mapping) else None
+            if not pattern or not isinstance(pattern, (str, list)):
+                continue  # a rollout says what is wrong with it
+            if (
+                host in matching(*([pattern] if isinstance(pattern, str) else pattern))
+                and settings.get("pull") is not None
+            ):
+                own, _fleet = _app_settings(app, variables, host, problems)
+                everywhere[app] = None
+                if own["pull"] is not None:
+                    found.append((host, app, own))
+    if not everywhere:
+        return {"apps": [], "follow": {}, "publisher": None, "operator_keys_dir": None}
+    publishers = _publishers(run, inventory, problems)
+    problems.raise_if_any()
+    first = publishers[0]
+    variables = inventory.variables(first)
+    values = _short(problems.read("", HOST_VARIABLES, variables, first))
+    if "endpoint" in everywhere and values["endpoint_dir"] == f"{values['publish_dir']}/endpoint":
+        problems.add("shoal_apps.endpoint: its versions would lie where end points are: set shoal_endpoint_dir", first)
+    # as the role publisher serves it
+    scheme = "https" if variables.get("publisher_tls_certificate") else "http"
+    url = (values["endpoint_url"] or f"{scheme}://{first}:{variables.get('publisher_port', PORT)}").rstrip("/")
+    for host, app, own in found:
+        if host in set(inventory.selected):
+            follow.setdefault(host, {})[app] = app_file(own, f"{url}/{app}/")
+    return {
+        "apps": list(everywhere),
+        "follow": follow,
+        "publisher": first,
+        "publisher_settings": values,
+        "operator_keys_dir": _operator_keys_dir(first, inventory, problems),
     }
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from typing import Any
 
 from ._checks import (
@@ -131,6 +132,57 @@ def _health(value: Any) -> dict[str, Any]:
 _OF_AN_ANSWER = ("status", "contains", "version")
 
 
+def _auto(value: Any) -> str:
+    """YAML reads ``off`` as false."""
+    return str(choice("off", "fetch", "stage", "activate")("off" if value is False else value))
+
+
+_channel = text(
+    "a channel: a name of small letters, digits, dots, dashes and underscores", r"[a-z0-9][a-z0-9._-]{0,63}"
+)
+
+
+def _moment(value: Any) -> str:
+    """YAML makes a time of what looks like one."""
+    if isinstance(value, datetime):
+        value = (value if value.tzinfo else value.replace(tzinfo=timezone.utc)).astimezone(timezone.utc)
+        return value.strftime("%Y-%m-%dT%H:%M:%SZ")
+    return str(text("a time in UTC, such as 2026-12-01T00:00:00Z", r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")(value))
+
+
+_pull = mapping(
+    {
+        "channel": _channel,
+        "rollout": listing(
+            either(_is_integer, integer(1, 100, " percent"), text("a step such as 10, 50@+2h or 100@+1d")),
+            "a list of steps, such as [10, '50@+2h', '100@+1d']",
+            least=1,
+        ),
+        "auto": _auto,
+        "windows": listing(
+            mapping(
+                {"cron": _words, "duration": either(_is_integer, seconds(60, 7 * DAY), _words), "timezone": _words},
+                required=("cron", "duration"),
+            ),
+            "a list of maintenance windows",
+        ),
+        "hold": boolean,
+        "pin": mapping({"version": version, "until": _moment}, required=("version",)),
+        "clock": choice("synchronised", "any"),
+        "interval": seconds(1, DAY),
+        "urls": listing(_url, "a list of the end point's URLs", least=1),
+        "ca_file": _absolute_path,
+        "report_url": _url,
+        "writable": listing(_absolute_path, "a list of absolute paths"),
+    }
+)
+_operator_keys = either(
+    _is_mapping,
+    mapping({"root": _words, "targets": _words}, required=("root", "targets")),
+    text("a folder on this machine, or a mapping of root and targets to the texts of their keys", r"[^\0\n]+"),
+)
+
+
 @dataclass(frozen=True)
 class Setting:
     check: Check
@@ -165,6 +217,7 @@ HOST_SETTINGS: dict[str, Setting] = {
     "umask": Setting(_umask),
     "strip_components": Setting(integer(0, 64), 0),
     "keep_releases": Setting(integer(1, 1000)),
+    "pull": Setting(_pull),
 }
 """Settings of an app that each of its hosts may have its own of."""
 
@@ -173,6 +226,8 @@ APP_SETTINGS = {**FLEET_SETTINGS, **HOST_SETTINGS}
 RUN_VARIABLES: dict[str, Setting] = {
     "shoal_app": Setting(_name),
     "shoal_version": Setting(version),
+    "shoal_channel": Setting(_channel),
+    "shoal_again": Setting(boolean, False),
     "shoal_archive": Setting(_words),
     "shoal_archive_remote_src": Setting(boolean, False),
     "shoal_archive_checksum": Setting(_checksum),
@@ -187,6 +242,9 @@ HOST_VARIABLES: dict[str, Setting] = {
     "shoal_executable": Setting(_words),
     "shoal_become": Setting(boolean, True),
     "shoal_publish_dir": Setting(_absolute_path, "/srv/shoal"),
+    "shoal_endpoint_dir": Setting(_absolute_path, "/srv/shoal/endpoint"),
+    "shoal_publisher_keys": Setting(_absolute_path, "/var/lib/shoal-publisher/keys"),
+    "shoal_endpoint_url": Setting(_url),
     "shoal_trackers": Setting(_tiers, []),
     "shoal_web_seeds": Setting(listing(_url, "a list of URLs"), []),
     "shoal_peers": Setting(listing(_address, "a list of addresses with ports"), []),
@@ -195,4 +253,7 @@ HOST_VARIABLES: dict[str, Setting] = {
 }
 """Variables that each host may have its own of."""
 
-VARIABLES = {"shoal_apps", *RUN_VARIABLES, *HOST_VARIABLES}
+OPERATOR_KEYS = Setting(_operator_keys)
+"""``shoal_operator_keys``: its value is in no plan, as plans are printed."""
+
+VARIABLES = {"shoal_apps", "shoal_operator_keys", *RUN_VARIABLES, *HOST_VARIABLES}

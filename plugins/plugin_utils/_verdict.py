@@ -59,6 +59,16 @@ def tell_publication(published: Mapping[str, Any], release: Mapping[str, Any]) -
     return text if published["changed"] else f"{text}: was published already"
 
 
+def tell_channel(name: str, channeled: Mapping[str, Any]) -> str:
+    """``stable is at 1.0 (sequence 1) for 10 % of the hosts, for 100 % from 2026-11-23T08:00:00Z``."""
+    channel = next(one for one in channeled["endpoint"]["channels"] if one["channel"] == name)
+    last = channel["rollout"][-1]
+    share = f"{channel['percent']} % of the hosts" if channel["percent"] < 100 else "all hosts"
+    later = f", for {last['percent']} % from {last['at']}" if last["percent"] > channel["percent"] else ""
+    halted = "; it is halted" if channel["halt"] else ""
+    return f"{name} is at {channel['version']} (sequence {channel['sequence']}) for {share}{later}{halted}"
+
+
 # --- prefetch ---
 
 

@@ -102,6 +102,21 @@ APP = [
     ("pause", [-1, "a while"], [0, 2.5, "5"]),
     ("drain", [5], []),
     ("restrat", ["shop.service"], []),
+    ("pull", ["stable", []], [{}, {"channel": "canary", "auto": "stage", "hold": True}]),
+    ("pull.channel", [{"channel": "Stable"}, {"channel": 5}], [{"channel": "a-1.b_c"}]),
+    ("pull.auto", [{"auto": "on"}, {"auto": True}], [{"auto": False}, {"auto": "off"}]),
+    ("pull.rollout", [{"rollout": []}, {"rollout": [0]}], [{"rollout": [10, "50@+2h"]}]),
+    ("pull.windows[0]", [{"windows": [{"cron": "0 2 * * *"}]}], [{"windows": [{"cron": "0 2 * * *", "duration": 60}]}]),
+    (
+        "pull.pin",
+        [{"pin": {"version": 1.4}}, {"pin": {"version": "1", "until": "soon"}}],
+        [{"pin": {"version": "1.4"}}],
+    ),
+    ("pull.interval", [{"interval": 0}, {"interval": "1m"}], [{"interval": 5}]),
+    ("pull.urls", [{"urls": []}, {"urls": ["pub1/shop"]}], [{"urls": ["https://pub1/shop/"]}]),
+    ("pull.clock", [{"clock": "none"}], [{"clock": "any"}]),
+    ("pull.writable", [{"writable": ["var"]}], [{"writable": ["/var/lib/shop"]}]),
+    ("pull.chanel", [{"chanel": "stable"}], []),
 ]
 EXTRA = [
     ("shoal_app", ["shopp", "", 5, "../shop", None], ["shop"]),
@@ -128,6 +143,9 @@ PUBLISH = [
     ("shoal_publish_dir", ["srv", "/"], ["/var/www/shoal"]),
     ("shoal_web_seeds", ["http://x/", ["x"]], [["https://x/files/"]]),
     ("shoal_notes", [5], ["two\nlines"]),
+    ("shoal_channel", ["Stable", "", 5], []),
+    ("shoal_again", ["perhaps"], ["true"]),
+    ("shoal_endpoint_dir", ["endpoint"], ["/srv/endpoint"]),
     *[entry for entry in EXTRA if entry[0] not in ("shoal_app",)],
 ]
 
@@ -281,3 +299,56 @@ def test_an_archive_lies_on_the_controller_the_publisher_or_behind_a_url(tmp_pat
 def test_batches_follow_the_ramp(ramp, hosts, sizes):
     assert batch_sizes(ramp, hosts) == sizes
     assert sum(sizes) == hosts
+
+
+PULL = {"hosts": "shop_servers", "root": "/srv/shop", "pull": {"channel": "canary", "rollout": [10, "100@+1d"]}}
+
+
+def test_what_hosts_follow_goes_on_to_a_channel(tmp_path, archive):
+    made = plan(tmp_path, "publish")
+    assert (made["channel"], made["operator_keys_dir"]) == (None, None)
+    (tmp_path / "keys").mkdir()
+    (tmp_path / "keys" / "targets.pem").touch()
+    made = plan(tmp_path, "publish", extra={"shoal_operator_keys": "keys"}, app={"pull": PULL["pull"]})
+    assert (made["channel"], made["rollout"]) == ("canary", ["10", "100@+1d"])
+    assert made["operator_keys_dir"] == str(tmp_path / "keys")
+    made = plan(
+        tmp_path, "publish", extra={"shoal_channel": "edge", "shoal_operator_keys": {"root": "R", "targets": "T"}}
+    )
+    assert (made["channel"], made["rollout"], made["operator_keys_dir"]) == ("edge", [], None)
+    assert "'T'" not in str(made)
+
+
+@pytest.mark.parametrize(
+    ("keys", "problem"),
+    [(None, "is missing"), ("keys", "expected a key at .*targets.pem"), ({"root": "R"}, r"\.targets")],
+)
+def test_a_channel_needs_keys_to_sign_with(tmp_path, archive, keys, problem):
+    with pytest.raises(InvalidVariablesError, match=f"shoal_operator_keys.*{problem}"):
+        plan(tmp_path, "publish", extra={"shoal_channel": "stable", "shoal_operator_keys": keys})
+
+
+def test_an_installation_says_what_each_host_follows(tmp_path):
+    assert plan(tmp_path, "install")["apps"] == []
+    own = {"shoal_apps": {"shop": {**PULL, "pull": {"auto": False, "hold": True, "writable": ["/var/lib/shop"]}}}}
+    made = plan(
+        tmp_path,
+        "install",
+        extra={"shoal_operator_keys": "keys", "publisher_port": 80},
+        app={"pull": PULL["pull"], "keep_releases": 3},
+        host=("web2", own),
+        selected=["web1", "web2"],
+    )
+    assert (made["apps"], made["publisher"], sorted(made["follow"])) == (["shop"], "pub1", ["web1", "web2"])
+    assert made["follow"]["web1"]["shop"] == {
+        "endpoint": {"urls": ["http://pub1:80/shop/"], "channel": "canary"},
+        "policy": {"auto": "activate"},
+        "release": {
+            "root": "/srv/shop",
+            "strip_components": 0,
+            "keep_releases": 3,
+            "switch": {"restart": "shop.service", "health": [{"url": "http://127.0.0.1:8080/health", "timeout": 30}]},
+        },
+    }
+    assert made["follow"]["web2"]["shop"]["policy"] == {"auto": "off", "hold": True}
+    assert made["follow"]["web2"]["shop"]["writable"] == ["/var/lib/shop"]

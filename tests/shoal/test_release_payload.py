@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from release_helpers import App, Result, spec, tar_bytes
 
-from shoal.release import archive, metainfo
+from shoal.release import archive, metainfo, payload
 from shoal.release.archive import Ownership
 from shoal.release.errors import ArchiveError, ReleaseError
 from shoal.release.metainfo import MetainfoError
@@ -47,6 +47,12 @@ def torrent(path: Path, data: bytes | None = None) -> str:
     made = path.with_name(f"{path.name}.torrent")
     made.write_bytes(bencode({b"info": info_of(path.read_bytes() if data is None else data)}))
     return str(made)
+
+
+@pytest.fixture(autouse=True)
+def _read_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As archives that are large are read block by block."""
+    monkeypatch.setattr(payload, "BLOCK", PIECE)
 
 
 @pytest.fixture
@@ -216,10 +222,10 @@ def test_nothing_of_a_bad_piece_reaches_the_unpacker(tmp_path: Path) -> None:
     path.write_bytes(os.urandom(5 * PIECE))
     made = torrent(path)
     flip(path, 3 * PIECE)
-    with Payload(ArchiveSpec(str(path), torrent=made)) as payload:
-        handed_on = sum(len(payload.read(PIECE)) for _ in range(3))
+    with Payload(ArchiveSpec(str(path), torrent=made)) as reader:
+        handed_on = sum(len(reader.read(PIECE)) for _ in range(3))
         with pytest.raises(ArchiveError, match="piece 3"):
-            payload.read(1)
+            reader.read(1)
     assert handed_on == 3 * PIECE
 
 

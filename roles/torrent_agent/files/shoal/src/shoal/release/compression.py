@@ -16,7 +16,7 @@ import zstandard
 
 from shoal.release.errors import ArchiveError
 
-INPUT = 16 << 10  # bytes fed at once
+INPUT = 64 << 10  # bytes fed at once
 OUTPUT = 256 << 10  # bytes asked for at once
 # zstandard offers no limit on the output of one call. A block of a few bytes may stand for 128 KiB (RFC 8878,
 # section 3.1.1.2.4), so 2 KiB of input make at most 64 MiB; feeding so little costs no measurable speed.
@@ -77,9 +77,13 @@ class _Zstd:
         self._inner = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW).decompressobj()
 
     def feed(self, data: bytes) -> tuple[bytes, bytes]:
-        out = self._inner.decompress(data[:ZSTD_INPUT])
-        rest = data[ZSTD_INPUT:]
-        return out, self._inner.unused_data + rest if self._inner.eof else rest
+        decompress, parts, size, fed = self._inner.decompress, [], 0, 0
+        while fed < len(data) and size < OUTPUT and not self._inner.eof:
+            parts.append(decompress(data[fed : fed + ZSTD_INPUT]))
+            size += len(parts[-1])
+            fed += ZSTD_INPUT
+        rest = data[fed:]
+        return b"".join(parts), self._inner.unused_data + rest if self._inner.eof else rest
 
     @property
     def eof(self) -> bool:

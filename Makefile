@@ -1,6 +1,7 @@
 # Everything a contributor runs. `make help` lists it.
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint types imports package sanity units integration ansible-lint molecule build clean
+.PHONY: help venv demo test lint types imports package sanity units integration ansible-lint molecule bench bench-quick \
+	build clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -52,6 +53,12 @@ ansible-lint: venv ## ansible-lint, production profile
 
 molecule: ## the roles on systemd hosts in containers; needs docker, or root and apt-get to install it
 	tests/molecule.sh
+
+bench-quick: venv ## how fast five hosts get an archive, beside aria2, curl and others; needs root; 4 minutes
+	$(BIN)/python tests/benchmarks/swarm.py --quick
+
+bench: venv ## the same for every row of docs/benchmarks.md; needs root and hours
+	$(BIN)/python tests/benchmarks/swarm.py --runs 3
 
 build: venv ## the collection's tarball, from what is committed
 	rm -rf build/collection && mkdir -p build/collection

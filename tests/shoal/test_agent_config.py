@@ -11,8 +11,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from shoal.agent.config import MAX_CONFIG_BYTES, Config, load
+from shoal.agent.config import Config, load
 from shoal.agent.errors import ConfigError
+from shoal.common.settings import MAX_BYTES
 from shoal.swarm import Reserve
 
 
@@ -38,7 +39,7 @@ limits.uplaod: unknown key; did you mean 'upload'?
 limits: {upload: 1}
 
 zzz: 1
-zzz: unknown key; known keys: announce_ip, apps, discovery
+zzz: unknown key; known keys: announce_ip, apps_dir, discovery
 name: zzz
 
 1: x
@@ -237,9 +238,21 @@ retention: {min_age: 2 weeks}
 retention.min_age: found '2 weeks', expected seconds, or text such as 90s
 retention: {min_age: 14d}
 
-apps: [{name: shop, endpoints: [shop], root: /etc/root.json}]
-apps[0].endpoints[0]: found 'shop', expected a URL such as https://publisher.example.com/shop/
-apps: [{name: shop, endpoints: ["http://publisher/shop/"], root: /etc/root.json}]
+apps_dir: apps.d
+apps_dir: found 'apps.d', expected an absolute path
+apps_dir: /etc/shoal/apps.d
+
+upgrade: {by: magic}
+upgrade.by: found 'magic', expected one of socket, child
+upgrade: {by: child}
+
+upgrade: {socket_dir: run}
+upgrade.socket_dir: found 'run', expected an absolute path
+upgrade: {socket_dir: /run}
+
+metrics: {listen: 9100}
+metrics.listen: found 9100, expected ADDRESS:PORT in quotes
+metrics: {listen: "127.0.0.1:9100"}
 
 log: {level: verbose}
 log.level: found 'verbose', expected one of debug, info, warning, error
@@ -293,7 +306,7 @@ UNREADABLE = {
     "not UTF-8": (b"name: caf\xe9\n", "not UTF-8 (byte 9)"),
     "a NUL": (b"name: a\0b\n", "not valid YAML"),
     "too deep": ("name: " + "[" * 5000, "nested too deeply"),
-    "too big": ("#" * (MAX_CONFIG_BYTES + 1), f"more than {MAX_CONFIG_BYTES} bytes"),
+    "too big": ("#" * (MAX_BYTES + 1), f"more than {MAX_BYTES} bytes"),
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -14,9 +14,8 @@ import torf
 import yaml
 from endpoint_helpers import NOW, Publisher, manifest_of, served
 
-from shoal.agent.config import load
-from shoal.agent.errors import ConfigError
-from shoal.endpoint import documents, publisher
+from shoal.endpoint import apps, documents, publisher
+from shoal.endpoint.errors import EndpointError
 
 WAIT = 120.0  # seconds; polls in vain make the agent wait longer each time
 
@@ -36,6 +35,15 @@ def release(make_payload: Callable[..., Path], make_torrent: Callable[..., Path]
     return make
 
 
+def write_app(folder: Path, url: str, root: bytes) -> Path:
+    """The file that has an agent fetch shop, and nothing more."""
+    folder.mkdir(exist_ok=True)
+    path = folder / "shop.yml"
+    path.write_text(yaml.safe_dump({"endpoint": {"urls": [url], "interval": 1}, "policy": {"auto": "fetch"}}))
+    path.with_suffix(".root.json").write_bytes(root)
+    return path
+
+
 def publish(shop: Publisher, torrent: Path, manifest: documents.Manifest, **fields: Any) -> None:
     publisher.publish(shop.request(**fields), manifest, torrent.read_bytes(), check=False)
 
@@ -44,14 +52,12 @@ def test_what_is_published_is_fetched_and_seeded_and_what_is_forged_is_not(
     agent_factory: Any, release: Callable[..., Any], wait_until: Callable[..., Any], tmp_path: Path
 ) -> None:
     shop = Publisher(tmp_path / "shop")
-    pinned = tmp_path / "root.json"
-    pinned.write_bytes(shop.root)
     seeder = agent_factory("publisher")
     archive, torrent, manifest = release("1.0")
     seeder.seed(archive, torrent)
     with served(shop.folder) as server:
-        app = {"name": "shop", "endpoints": [server.url], "root": str(pinned), "interval": 1}
-        host = agent_factory("host1", apps=[app])
+        file = write_app(tmp_path / "apps.d", server.url, shop.root)
+        host = agent_factory("host1", apps_dir=str(file.parent))
 
         def state() -> dict[str, Any]:
             found: dict[str, Any] = host.client.agent()["apps"][0]
@@ -105,8 +111,7 @@ def test_what_is_published_is_fetched_and_seeded_and_what_is_forged_is_not(
         assert state()["error"] is None
 
         # the configuration takes it away again
-        host.config["apps"] = []
-        host.config_path.write_text(yaml.safe_dump(host.config))
+        file.unlink()
         host.process.send_signal(signal.SIGHUP)
         wait_until(lambda: host.client.agent()["apps"] == [], timeout=WAIT, what="the reload")
         assert "refused" in host.log
@@ -116,39 +121,62 @@ def test_an_end_point_that_drips_does_not_hold_an_agent_that_stops(
     agent_factory: Any, wait_until: Callable[..., Any], tmp_path: Path
 ) -> None:
     shop = Publisher(tmp_path / "shop", at=NOW)
-    pinned = tmp_path / "root.json"
-    shutil.copy(shop.folder / "metadata/1.root.json", pinned)
     with served(shop.folder) as server:
         server.lie["metadata/2.root.json"] = server.drip
-        app = {"name": "shop", "endpoints": [server.url], "root": str(pinned), "interval": 1}
-        host = agent_factory("host1", apps=[app])
+        file = write_app(tmp_path / "apps.d", server.url, shop.root)
+        host = agent_factory("host1", apps_dir=str(file.parent))
         wait_until(lambda: server.asked, timeout=WAIT, what="the poll")
         assert host.client.torrents() == []
         assert host.stop() == 0
 
 
-APP = {"name": "shop", "endpoints": ["https://publisher/shop/"], "root": "/etc/shoal/shop.root.json"}
-WRONG: dict[str, tuple[list[Any], str]] = {
-    "twice": ([APP, APP], "apps[1].name: found shop twice"),
-    "no root": ([{key: APP[key] for key in ("name", "endpoints")}], "apps[0].root: missing"),
-    "no URL": ([{**APP, "endpoints": ["publisher"]}], "apps[0].endpoints[0]: found 'publisher', expected a URL"),
-    "a name": ([{**APP, "name": "../shop"}], "apps[0].name: found '../shop'"),
-    "a channel": ([{**APP, "channel": "Stable"}], "apps[0].channel: found 'Stable'"),
-    "what it does not do": (
-        [{**APP, "auto": "activate"}],
-        "apps[0].auto: found 'activate', expected one of off, fetch",
+ENDPOINT = {"urls": ["https://publisher/shop/"]}
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "no end point": ({}, "endpoint: missing"),
+    "no URL": ({"endpoint": {"urls": ["publisher"]}}, "endpoint.urls[0]: found 'publisher', expected a URL"),
+    "a channel": ({"endpoint": {**ENDPOINT, "channel": "Stable"}}, "endpoint.channel: found 'Stable'"),
+    "no such policy": ({"policy": {"auto": "on"}}, "policy.auto: found 'on', expected one of off, fetch, stage"),
+    "a window": (
+        {"policy": {"windows": [{"cron": "0 2 * *", "duration": 60}]}},
+        "policy.windows[0]: cron '0 2 * *' must have five fields",
     ),
-    "too often": ([{**APP, "interval": 0}], "apps[0].interval: found 0, expected at least 1 seconds"),
-    "a slip": ([{**APP, "chanel": "x"}], "apps[0].chanel: unknown key; did you mean 'channel'?"),
+    "too short": (
+        {"policy": {"windows": [{"cron": "0 2 * * *", "duration": 1}]}},
+        "policy.windows[0].duration: found 1, expected",
+    ),
+    "a pin": ({"policy": {"pin": {"version": "1.0", "til": 1}}}, "policy.pin"),
+    "too often": ({"endpoint": {**ENDPOINT, "interval": 0}}, "endpoint.interval: found 0, expected at least 1 seconds"),
+    "a slip": ({"endpoint": {**ENDPOINT, "chanel": "x"}}, "endpoint.chanel: unknown key; did you mean 'channel'?"),
+    "nothing to release": ({}, "release: missing, and policy.auto is activate"),
+    "a report": ({"report_url": "mailto:me"}, "report_url: found 'mailto:me', expected a URL"),
 }
 
 
 @pytest.mark.parametrize("name", WRONG)
 def test_what_is_wrong_with_an_application_is_told(name: str, tmp_path: Path) -> None:
-    apps, words = WRONG[name]
-    path = tmp_path / "agent.yml"
-    path.write_text(yaml.safe_dump({"apps": apps}))
-    path.chmod(0o600)
-    with pytest.raises(ConfigError) as found:
-        load(path)
+    keys, words = WRONG[name]
+    document = keys if name == "no end point" else {"endpoint": ENDPOINT, **keys}
+    (tmp_path / "shop.yml").write_text(yaml.safe_dump(document))
+    with pytest.raises(EndpointError) as found:
+        apps.load(tmp_path, "shop")
+    assert found.value.code == "bad_config"
+    assert f"{tmp_path}/shop.yml: " in str(found.value)
     assert words in str(found.value)
+    with pytest.raises(EndpointError, match=r"app '\.\./shop' cannot be used"):
+        apps.load(tmp_path, "../shop")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root obeys files that others may have written")
+def test_a_file_that_others_can_write_is_not_obeyed_by_root(tmp_path: Path) -> None:
+    folder = tmp_path / "apps.d"
+    path = write_app(folder, "http://publisher/", b"root")
+    apps.load(folder, "shop")
+    for target in (path, folder):
+        mode = target.stat().st_mode
+        target.chmod(mode | 0o002)
+        with pytest.raises(EndpointError, match="others than root can write it"):
+            apps.load(folder, "shop")
+        target.chmod(mode)
+    path.with_suffix(".root.json").chmod(0o666)
+    with pytest.raises(EndpointError, match="others than root can write it"):
+        apps.load(folder, "shop").read_root()

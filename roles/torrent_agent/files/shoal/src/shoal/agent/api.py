@@ -96,6 +96,9 @@ class Api:
                 web.get(f"{torrent}/peers", self.list_peers),
                 web.put(f"{torrent}/files/{{index}}", self.import_file),
                 web.get("/v1/events", self.list_events),
+                web.get("/v1/apps", self.list_apps),
+                web.get("/v1/apps/{app}", self.get_app),
+                web.post("/v1/apps/{app}/poll", self.poll_app),
             ]
         )
         return app
@@ -288,6 +291,29 @@ class Api:
                 await self.events.wait(after, asyncio.get_running_loop().time() + query.wait)
             return _json({"events": self.events.after(after), "last": self.events.last})
 
+    # --- applications ---
+
+    async def list_apps(self, request: web.Request) -> web.Response:
+        decode_query(request.query.items(), NoQuery)
+        return _json({"apps": self.watchers.describe()})
+
+    async def get_app(self, request: web.Request) -> web.Response:
+        decode_query(request.query.items(), NoQuery)
+        name = request.match_info["app"]
+        found = next((app for app in self.watchers.describe() if app["app"] == name), None)
+        if found is None:
+            raise _not_followed(name)
+        return _json({"app": found})
+
+    async def poll_app(self, request: web.Request) -> web.Response:
+        decode_query(request.query.items(), NoQuery)
+        watcher = self.watchers.get(request.match_info["app"])
+        if watcher is None:
+            raise _not_followed(request.match_info["app"])
+        found = watcher.describe()
+        watcher.nudge()
+        return _json({"app": found})
+
     @contextlib.asynccontextmanager
     async def _waiting(self, seconds: float) -> AsyncIterator[None]:
         if not seconds:
@@ -333,6 +359,10 @@ def _info_hash(request: web.Request) -> str:
     if len(text) != 40 or not set(text) <= set("0123456789abcdef"):
         raise BadRequestError(f"found {text[:80]!r}, expected an info hash of 40 hex digits")
     return text
+
+
+def _not_followed(name: str) -> AnswerError:
+    return AnswerError(404, "not_found", f"{name[:80]!r} is not followed here", "GET /v1/apps lists what is")
 
 
 def _not_known_yet(info_hash: str) -> AnswerError:

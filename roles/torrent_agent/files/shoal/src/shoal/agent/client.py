@@ -109,6 +109,19 @@ class Client:
         query = {key: value for key, value in (("after", after), ("wait", wait)) if value is not None}
         return self.request("GET", "/events", query=query, wait=wait)
 
+    def apps(self) -> list[Json]:
+        """The applications that are followed."""
+        found: list[Json] = self.request("GET", "/apps")["apps"]
+        return found
+
+    def app(self, name: str) -> Json:
+        """One of them."""
+        return self._object("GET", f"/apps/{name}", "app")
+
+    def poll_app(self, name: str) -> Json:
+        """Have its end point asked now; the state before that."""
+        return self._object("POST", f"/apps/{name}/poll", "app")
+
     def request(
         self,
         method: str,

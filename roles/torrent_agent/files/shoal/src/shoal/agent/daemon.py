@@ -66,12 +66,15 @@ async def _serve(config: Config, read: Callable[[], Config], sock: socket.socket
     loop.add_signal_handler(signal.SIGHUP, hangup.set)
     events = EventLog()
     untidy = asyncio.Event()  # payloads may have become old
+    on_complete: list[Callable[[str], None]] = []
 
     def on_event(event: Event) -> None:  # in the engine's thread
         log_event(event)
         loop.call_soon_threadsafe(events.publish, event)
         if event.kind is EventKind.STATE and event.state is State.COMPLETE:
             loop.call_soon_threadsafe(untidy.set)
+            for tell in on_complete:
+                loop.call_soon_threadsafe(tell, event.info_hash)
 
     settings = config.engine_settings()
     engine = Engine(settings, on_event)
@@ -88,7 +91,8 @@ async def _serve(config: Config, read: Callable[[], Config], sock: socket.socket
         configure_log(wanted.log.level, wanted.log.format)
 
     configuration = Configuration(config, read, apply)
-    watchers = Watchers(engine, configuration, settings.state_dir / "endpoints")
+    watchers = Watchers(engine, configuration, lambda _app, _answer: None)
+    on_complete.append(watchers.on_complete)
     api = Api(
         engine, events, configuration, limits, watchers, state_dir=settings.state_dir, store_dir=settings.store_dir
     )

@@ -1,7 +1,8 @@
-"""The known end points that the configuration names: polled, and what is new there is fetched and seeded.
+"""The applications that this host follows: polled, fetched and seeded, and brought to what is published.
 
-Nothing is unpacked or switched here. What the agent asks of an end point and believes of it is the room `endpoint`'s;
-its libraries are loaded with the first poll, so that an agent that watches nothing does not pay for them.
+Nothing is unpacked or switched here: for that the privileged side is asked, which decides again by itself. What the
+agent asks of an end point and believes of it is the room `endpoint`'s; its libraries are loaded with the first poll,
+so that an agent that follows nothing does not pay for them.
 """
 
 from __future__ import annotations
@@ -12,58 +13,92 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from shoal.agent.config import App
+from shoal.agent.asking import Answer, ask
+from shoal.agent.config import Config
 from shoal.agent.log import log
 from shoal.agent.reload import Configuration
-from shoal.endpoint import schedule
+from shoal.endpoint import apps, schedule
+from shoal.endpoint.apps import App
 from shoal.endpoint.errors import EndpointError, RefusedError
-from shoal.swarm import AddTorrent, Engine, Label, SwarmError
+from shoal.endpoint.policy import Action, Past, decide
+from shoal.swarm import AddTorrent, Engine, Label, State, SwarmError, UnknownTorrent
 
 if TYPE_CHECKING:
     from shoal.endpoint.client import View
 
 _T = TypeVar("_T")
 
+RETRY, MAX_RETRY = 2.0, 300.0  # seconds until the privileged side is asked again, at first and at last
+LONGEST_SLEEP = 3600.0  # seconds; a clock may be set meanwhile
+SETTLED = ("activated", "rolled_back", "failed")  # outcomes after which a sequence is done with
+_DONE = ("up_to_date", "failed_before")
+_TOLD = ("outcome", "reason", "message", "sequence", "version", "current", "until", "seconds")  # of an answer
+
 
 class Watcher:
-    """One application: its channel, and what came of the last poll."""
+    """One application: its channel, what came of the last poll, and what the privileged side said."""
 
-    def __init__(self, app: App, host: str, engine: Engine, folder: Path) -> None:
-        """``host``: this agent's name, which gives it its place in the order of the fleet.
-
-        ``folder``: for what is believed.
-        """
+    def __init__(self, app: App, config: Config, engine: Engine, report: Callable[[App, Answer], None]) -> None:
+        """``report`` is told of each outcome that is new."""
         self.app = app
-        self._host = host
+        self.config = config
+        self.polls = 0
+        self.refused: Counter[str] = Counter()  # polls in vain, by reason
+        self.outcomes: Counter[tuple[str, str]] = Counter()  # what the privileged side said, by outcome and reason
         self._engine = engine
-        self._folder = folder
-        self._fetched = 0  # the sequence that the engine was told of, since the agent's start
-        self._failures = 0  # in a row
+        self._report = report
+        self._folder = config.state_dir / "endpoints" / app.name / app.channel
+        self._nudged = asyncio.Event()  # somebody wants a poll now
+        self._look = asyncio.Event()  # something is new: decide again
+        self._failures = 0  # polls in a row
         self._view: View | None = None
-        self._decision = ""
+        self._reason = ""  # of the last decision
+        self._until: float | None = None  # Unix time at which the time alone changes the decision
         self._polled_at = 0.0
         self._error: EndpointError | None = None
-        self._refused: Counter[str] = Counter()
+        self._fetched = 0  # the sequence that the engine was told of, since the agent's start
+        self._fetching = ""  # the info hash that is on its way
+        self._asking = False
+        self._past = Past()  # as the privileged side told it
+        self._settled: tuple[int, Action] | None = None  # what needs not be asked again
+        self._retries = 0
+        self._retry_at: float | None = None  # Unix time
+        self._answer: Answer | None = None
 
     async def run(self) -> None:
-        """Poll for ever."""
+        """Poll and follow for ever."""
+        await asyncio.gather(self._poll_for_ever(), self._follow_for_ever())
+
+    def nudge(self) -> None:
+        """Poll now."""
+        self._retry_at = None
+        self._nudged.set()
+
+    def on_complete(self, info_hash: str) -> None:
+        """A payload is here."""
+        if info_hash == self._fetching:
+            self._look.set()
+
+    async def _poll_for_ever(self) -> None:
         rng = random.Random()
-        delay = schedule.first_delay(rng, self.app.interval)
+        interval = float(self.app.keys.endpoint.interval)
+        delay = schedule.first_delay(rng, interval)
         while True:
-            await asyncio.sleep(delay)
+            await _wait(self._nudged, delay)
+            self._nudged.clear()
             try:
                 await self.poll()
             except Exception:  # the next one may do better, and nobody else would tell
                 self._failures += 1
                 log.exception("the poll for %s failed", self.app.name)
-            delay = schedule.next_delay(rng, self._failures, self.app.interval)
+            delay = schedule.next_delay(rng, self._failures, interval)
 
     async def poll(self) -> None:
-        """Ask once, and do what is due."""
+        """Ask the end point once."""
         try:
             view = await _in_thread(self._read)
         except (EndpointError, OSError) as error:
@@ -71,6 +106,7 @@ class Watcher:
             return
         finally:
             self._polled_at = time.time()
+            self.polls += 1
         if self._error is not None:
             log.info("the end point of %s is believed again", self.app.name)
         self._failures, self._error = 0, None
@@ -78,39 +114,24 @@ class Watcher:
             fields = {"app": view.app, "channel": view.channel, "sequence": view.sequence, "version": view.version}
             log.info("%s is at %s", view.app, view.version, extra={"event": "channel", "fields": fields})
         self._view = view
-        await self._follow(view)
-
-    async def _follow(self, view: View) -> None:
-        from shoal.endpoint.policy import Past, Policy, decide
-
-        now = datetime.now(timezone.utc)
-        decision = decide(view.document, Policy(auto=self.app.auto), Past(sequence=self._fetched), self._host, now)
-        self._decision = decision.reason
-        if decision.action == "none":
-            return
-        request = AddTorrent(torrent=view.torrent, label=Label(view.app, view.version))
-        try:
-            await asyncio.to_thread(self._engine.add, request)
-        except SwarmError as error:  # no space, perhaps: asked again at the next poll
-            self._decision = "not_added"
-            log.error("%s %s cannot be fetched: %s", view.app, view.version, error)
-            return
-        self._fetched = view.sequence
+        # Decided before anybody hears that a poll is over, so that the state is that of this poll.
+        self._decide(view)
+        self._look.set()
 
     def _read(self) -> View:
         from shoal.endpoint.client import Client
 
-        urls = [str(url) for url in self.app.endpoints]
-        root = self.app.root.read_bytes()
-        client = Client(str(self.app.name), urls, root, self._folder, cafile=self.app.ca_file)
-        return client.read(str(self.app.channel))
+        keys = self.app.keys.endpoint
+        urls = [str(url) for url in keys.urls]
+        client = Client(self.app.name, urls, self.app.read_root(), self._folder, cafile=keys.ca_file)
+        return client.read(self.app.channel)
 
     def _fail(self, error: EndpointError) -> None:
         self._failures += 1
-        self._refused[error.code] += 1
+        self.refused[error.code] += 1
         if self._error is None or self._error.code != error.code:  # once, and not every minute
             url = error.url if isinstance(error, RefusedError) else ""
-            fields = {"app": str(self.app.name), "reason": error.code, "url": url, "hint": error.hint}
+            fields = {"app": self.app.name, "reason": error.code, "url": url, "hint": error.hint}
             log.warning(
                 "the end point of %s is not believed: %s",
                 self.app.name,
@@ -119,13 +140,137 @@ class Watcher:
             )
         self._error = error
 
+    # -- following -----------------------------------------------------------------------------------------------
+
+    async def _follow_for_ever(self) -> None:
+        while True:
+            now = time.time()
+            times = [at for at in (self._until, self._retry_at) if at is not None]
+            await _wait(self._look, max(0.0, min([*times, now + LONGEST_SLEEP]) - now))
+            self._look.clear()
+            try:
+                if self._view is not None:
+                    await self._follow(self._view)
+            except Exception:
+                self._retry_at = time.time() + MAX_RETRY
+                log.exception("%s cannot be followed", self.app.name)
+
+    def _decide(self, view: View) -> Action:
+        policy = self.app.policy
+        # What is only fetched has no other past than that it was fetched.
+        past = Past(self._settled[0] if self._settled else 0) if policy.auto == "fetch" else self._past
+        decision = decide(view.document, policy, past, self.config.agent_name, datetime.now(timezone.utc))
+        self._reason = decision.reason
+        self._until = decision.until.timestamp() if decision.until else None
+        return decision.action
+
+    async def _follow(self, view: View) -> None:
+        action = self._decide(view)
+        if action == "none" or not await self._add(view):
+            return
+        if self._settled == (view.sequence, action):
+            return
+        if self._retry_at is not None and time.time() < self._retry_at:
+            return
+        self._retry_at = None
+        if not await self._is_here(view, action):
+            return
+        if action == "fetch":
+            self._settled = (view.sequence, action)
+            self._decide(view)
+            return
+        self._asking = True
+        try:
+            answer = await ask(self.config, self.app.name)
+        finally:
+            self._asking = False
+        self._take(answer, view, action)
+
+    async def _add(self, view: View) -> bool:
+        """Whether the engine was told of the payload: once for each sequence, so that who removes it has it removed."""
+        if view.sequence == self._fetched:
+            return True
+        request = AddTorrent(torrent=view.torrent, label=Label(view.app, view.version))
+        try:
+            await asyncio.to_thread(self._engine.add, request)
+        except SwarmError as error:  # no space, perhaps
+            self._reason, self._until = "not_added", time.time() + MAX_RETRY
+            log.error("%s %s cannot be fetched: %s", view.app, view.version, error)
+            return False
+        self._fetched = view.sequence
+        return True
+
+    async def _is_here(self, view: View, action: Action) -> bool:
+        self._fetching = view.manifest.info_hash  # first, so that no event is missed
+        try:
+            status = await asyncio.to_thread(self._engine.status, view.manifest.info_hash)
+        except UnknownTorrent:  # somebody removed it, and has it removed
+            self._fetching, self._settled = "", (view.sequence, action)
+            return False
+        if status.state is not State.COMPLETE:
+            return False
+        self._fetching = ""
+        return True
+
+    def _take(self, answer: Answer, view: View, action: Action) -> None:
+        """What follows from an answer."""
+        if past := answer.get("past"):
+            self._past = Past(past["sequence"], frozenset(past["failed"]))
+        told = {key: answer.get(key) for key in _TOLD}
+        before = self._answer or {}
+        if answer["changed"] or any(told[key] != before.get(key) for key in ("outcome", "reason", "sequence")):
+            self._tell(told)
+        self._answer = told
+        sequence = answer.get("sequence")
+        if sequence is not None and sequence < view.sequence:  # that of a run that had begun before
+            self._retry_at = time.time() + RETRY
+        elif told["outcome"] in SETTLED or told["reason"] in _DONE or (told["outcome"], action) == ("staged", "stage"):
+            self._settled, self._retries = (view.sequence, action), 0
+            self._decide(view)
+        else:
+            wait = min(RETRY * 2 ** min(self._retries, 20), MAX_RETRY)
+            self._retries += 1
+            self._retry_at = time.time() + wait * random.uniform(1 - schedule.SPREAD, 1)
+
+    def _tell(self, told: Answer) -> None:
+        outcome, reason = str(told["outcome"]), str(told["reason"])
+        self.outcomes[outcome, reason] += 1
+        bad = outcome in ("rolled_back", "failed", "refused")
+        fields = {"app": self.app.name, "channel": self.app.channel, **told}
+        write = log.warning if bad else log.info
+        write("%s: %s (%s)", self.app.name, outcome, reason, extra={"event": "upgrade", "fields": fields})
+        self._report(self.app, told)
+
+    # -- telling -------------------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> str:
+        """In one word where it stands."""
+        if self._view is None:
+            return "refused" if self._error else "unknown"
+        if self._asking:
+            return "upgrading"
+        if self._fetching:
+            return "fetching"
+        if self._error is not None:
+            return "refused"
+        if self._retry_at is not None:
+            return "retrying"
+        if self._view.sequence in self._past.failed:
+            return "failed"
+        settled = self._settled is not None and self._settled[0] == self._view.sequence
+        if self._reason == "up_to_date" or (settled and self._reason == "due"):
+            return "up_to_date"
+        return "deciding" if self._reason == "due" else "waiting"
+
     def describe(self) -> dict[str, Any]:
         """As the API tells it; times are Unix time."""
         view, error = self._view, self._error
         return {
-            "app": str(self.app.name),
-            "channel": str(self.app.channel),
-            "auto": self.app.auto,
+            "app": self.app.name,
+            "channel": self.app.channel,
+            "auto": self.app.keys.policy.auto,
+            "state": self.state,
             "sequence": view.sequence if view else None,
             "version": view.version if view else None,
             "info_hash": view.manifest.info_hash if view else None,
@@ -133,23 +278,28 @@ class Watcher:
             "halted": view.halted if view else None,
             "revoked": view.revoked if view else None,
             "expires": view.expires.timestamp() if view else None,
-            "decision": self._decision or None,
+            "decision": self._reason or None,
+            "until": self._until,
+            "polls": self.polls,
             "polled_at": self._polled_at or None,
             "error": error.as_dict() if error else None,
-            "refused": dict(self._refused),
+            "refused": dict(self.refused),
+            "active": self._past.sequence,
+            "failed": sorted(self._past.failed),
+            "outcome": self._answer,
         }
 
 
 class Watchers:
-    """All of them, as the configuration wants them."""
+    """All of them, as the files of the folder `apps_dir` want them."""
 
-    def __init__(self, engine: Engine, configuration: Configuration, folder: Path) -> None:
-        """``folder``: has one folder for each application and channel."""
+    def __init__(self, engine: Engine, configuration: Configuration, report: Callable[[App, Answer], None]) -> None:
         self.changed = asyncio.Event()
         self._engine = engine
         self._configuration = configuration
-        self._folder = folder
-        self._running: dict[tuple[App, str], tuple[Watcher, asyncio.Task[None]]] = {}  # by application and host name
+        self._report = report
+        self._running: dict[str, tuple[Watcher, asyncio.Task[None]]] = {}
+        self._wrong: dict[str, EndpointError] = {}  # files that are refused; what they said before goes on
 
     async def run(self) -> None:
         """Start and stop them, now and whenever ``changed`` is set."""
@@ -164,17 +314,72 @@ class Watchers:
 
     def _adjust(self) -> None:
         config = self._configuration.current
-        wanted = [(app, config.agent_name) for app in config.apps if app.auto != "off"]
-        for key in set(self._running) - set(wanted):
-            self._running.pop(key)[1].cancel()
-        for app, host in wanted:
-            if (app, host) not in self._running:
-                watcher = Watcher(app, host, self._engine, self._folder / app.name / app.channel)
-                self._running[app, host] = (watcher, asyncio.create_task(watcher.run()))
+        wanted = self._load(config)
+        for name in set(self._running) - set(wanted) - set(self._wrong):
+            self._running.pop(name)[1].cancel()
+        for name, app in wanted.items():
+            if name in self._running:
+                watcher, task = self._running[name]
+                if watcher.app == app and _same(watcher.config, config):
+                    continue
+                task.cancel()
+            watcher = Watcher(app, config, self._engine, self._report)
+            self._running[name] = (watcher, asyncio.create_task(watcher.run()))
+
+    def _load(self, config: Config) -> dict[str, App]:
+        wanted: dict[str, App] = {}
+        self._wrong = {}
+        try:
+            names = apps.names(config.apps_dir)
+        except EndpointError as error:
+            log.error("no application is followed anew: %s", error)
+            self._wrong = dict.fromkeys(self._running, error)
+            return wanted
+        for name in names:
+            try:
+                app = apps.load(config.apps_dir, name)
+            except EndpointError as error:
+                log.error("%s is not followed as its file says now: %s", name, error)
+                self._wrong[name] = error
+                continue
+            if app.keys.policy.auto != "off":
+                wanted[name] = app
+        return wanted
+
+    @property
+    def watchers(self) -> list[Watcher]:
+        """Those that run."""
+        return [watcher for watcher, _task in self._running.values()]
+
+    def get(self, name: str) -> Watcher | None:
+        """That of the application ``name``."""
+        found = self._running.get(name)
+        return found[0] if found else None
+
+    def on_complete(self, info_hash: str) -> None:
+        """A payload is here."""
+        for watcher in self.watchers:
+            watcher.on_complete(info_hash)
 
     def describe(self) -> list[dict[str, Any]]:
-        """As the API tells it."""
-        return [watcher.describe() for watcher, _task in self._running.values()]
+        """As the API tells it; ``file_error``: why what the file says now is not in force."""
+        found = {watcher.app.name: watcher.describe() for watcher in self.watchers}
+        for name in self._wrong:
+            found.setdefault(name, {"app": name, "state": "refused"})
+        return [
+            {**one, "file_error": self._wrong[name].as_dict() if name in self._wrong else None}
+            for name, one in sorted(found.items())
+        ]
+
+
+def _same(one: Config, other: Config) -> bool:
+    """Whether two configurations are the same to a watcher."""
+    return (one.agent_name, one.apps_dir, one.upgrade) == (other.agent_name, other.apps_dir, other.upgrade)
+
+
+async def _wait(event: asyncio.Event, seconds: float) -> None:
+    with suppress(asyncio.TimeoutError):
+        await asyncio.wait_for(event.wait(), seconds)
 
 
 async def _in_thread(work: Callable[[], _T]) -> _T:

@@ -27,7 +27,7 @@ from tuf.ngclient import Updater, UpdaterConfig
 from shoal.endpoint import documents
 from shoal.endpoint.documents import Channel, Manifest
 from shoal.endpoint.errors import DocumentError, EndpointError, Reason, RefusedError
-from shoal.endpoint.fetcher import FolderFetcher, HttpFetcher, IncompleteError, read_etags, shown
+from shoal.endpoint.fetcher import KEPT, FolderFetcher, HttpFetcher, IncompleteError, KeptFetcher, read_etags, shown
 from shoal.endpoint.folder import write_whole
 from shoal.endpoint.repository import APP_FIELD, signed_at
 
@@ -100,13 +100,17 @@ class Client:
         *,
         seconds: float = POLL_SECONDS,
         cafile: Path | None = None,
+        kept: tuple[Path, str] | None = None,
     ) -> None:
         """``urls``: the end point and its mirrors, tried in order. ``root``: the bytes of the pinned root.
 
-        ``folder`` holds what was believed last. ``seconds``: how long one mirror may take. Raises EndpointError if the
-        pinned root is of no use.
+        ``folder`` holds what was believed last. ``seconds``: how long one mirror may take. ``kept``: instead of any
+        URL, another reader's ``folder``: one above it, and the way down from there, on which no link is followed.
+        Raises EndpointError if the pinned root is of no use.
         """
         documents.check_name("app", app, documents.APP_PATTERN)
+        if kept is not None:
+            urls = [KEPT]
         if not urls:
             raise EndpointError(f"{app} has no end point to read", code="bad_request")
         self.app = app
@@ -115,6 +119,7 @@ class Client:
         self._root = root
         self._seconds = seconds
         self._cafile = cafile
+        self._kept = kept
         owner = app_of(root)
         if owner != app:
             raise _bad_root(f"the pinned root is that of {owner or 'nobody'}, not of {app}")
@@ -152,6 +157,14 @@ class Client:
         refused.attempts = tuple(attempts)
         raise refused
 
+    def fetcher(self, url: str, etags: dict[str, list[str]]) -> Any:
+        """How files of the mirror at ``url`` are had, for one poll."""
+        if self._kept is not None:
+            return KeptFetcher(*self._kept)
+        if url.startswith("file:///"):
+            return FolderFetcher()
+        return HttpFetcher(self._seconds, etags, self.folder, self._cafile)
+
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """One poll at a time, and nothing left of one that was killed."""
@@ -178,11 +191,7 @@ class _Poll:
         self.folder = client.folder
         self.scratch = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=client.folder))
         self.etags = read_etags(self.folder / ETAGS)
-        self.fetcher: Any = (
-            FolderFetcher()
-            if url.startswith("file:///")
-            else HttpFetcher(client._seconds, dict(self.etags), self.folder, client._cafile)
-        )
+        self.fetcher: Any = client.fetcher(url, dict(self.etags))
         self._new: dict[Path, Path] = {}  # where it is to be: where it is now
         self._announced = 0  # bytes of the target that is being fetched
 

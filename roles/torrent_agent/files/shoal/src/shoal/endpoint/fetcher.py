@@ -6,11 +6,12 @@ import asyncio
 import hashlib
 import io
 import json
+import os
 import ssl
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, Any
 from urllib.parse import urlsplit, urlunsplit
 from urllib.request import url2pathname
@@ -20,9 +21,13 @@ import yarl
 from tuf.api.exceptions import DownloadError, DownloadHTTPError, DownloadLengthMismatchError, SlowRetrievalError
 from tuf.ngclient import FetcherInterface
 
+from shoal.common.beneath import open_beneath
+
 OK, NOT_MODIFIED, NOT_FOUND = 200, 304, 404
 ERROR_BODY = 4096  # bytes of an error's body that are read, so that the connection can be used again
 MAX_ETAG = 256  # bytes
+BLOCK = 64 << 10  # bytes
+KEPT = "kept:/"
 
 
 class IncompleteError(DownloadError):
@@ -161,12 +166,42 @@ class FolderFetcher(FetcherInterface):
 
     def _fetch(self, url: str) -> Iterator[bytes]:
         self.last_url, self.last = url, b""
-        path = Path(url2pathname(urlsplit(url).path))
         try:
-            self.last = path.read_bytes()
-        except FileNotFoundError:
-            raise DownloadHTTPError(f"{path} is not there", NOT_FOUND) from None
-        return iter([self.last])
+            with os.fdopen(self._open(url), "rb") as file:
+                while data := file.read(BLOCK):  # whoever asked stops at the size that is allowed
+                    self.last += data
+                    yield data
+        except FileNotFoundError as error:
+            raise DownloadHTTPError(f"{error.filename} is not there", NOT_FOUND) from None
+        except OSError as error:
+            raise DownloadError(f"{error.filename or url}: {error.strerror}") from None
+
+    def _open(self, url: str) -> int:
+        return os.open(url2pathname(urlsplit(url).path), os.O_RDONLY | os.O_CLOEXEC)
+
+
+class KeptFetcher(FolderFetcher):
+    """Reads what another `Client` keeps in its folder ``path``, as if that were an end point: its URL is ``KEPT``.
+
+    The folder is below ``above`` and may belong to somebody who cannot be trusted: no link below ``above`` is followed,
+    and only regular files are read.
+    """
+
+    def __init__(self, above: Path, path: str) -> None:
+        super().__init__()
+        self._above = above
+        self._path = PurePosixPath(path)
+
+    def _open(self, url: str) -> int:
+        kind, _slash, name = url.removeprefix(KEPT).partition("/")
+        name = name.rpartition("/")[2]
+        if kind == "targets":
+            kept = f"targets/{name}"
+        elif name.endswith(".root.json"):
+            kept = f"root_history/{name}"
+        else:
+            kept = name[name.rfind(".", 0, -len(".json")) + 1 :]  # they are kept without their number
+        return open_beneath(self._above, self._path / kept)
 
 
 def read_etags(path: Path) -> dict[str, list[str]]:

@@ -38,6 +38,7 @@ class ArchiveSpec(Struct, frozen=True, forbid_unknown_fields=True):
     size: Count | None = None
     sha256: Sha256 | None = None
     torrent: str | None = None  # path of the .torrent whose pieces the archive must match
+    below: str | None = None  # a folder above it: no symbolic link below that is followed
 
 
 class Limits(Struct, frozen=True, forbid_unknown_fields=True):

@@ -1,0 +1,140 @@
+"""What the tests of a pull share: a publisher with real archives, an application that is followed, and its service."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torf
+import yaml
+from endpoint_helpers import Publisher, manifest_of
+from release_helpers import App, Service
+
+from shoal.endpoint import documents, publisher
+from shoal.upgrade import steps
+
+Result = dict[str, Any]
+
+
+@dataclass
+class Published:
+    """A version at the end point."""
+
+    version: str
+    archive: Path
+    torrent: Path
+    manifest: documents.Manifest
+
+
+@dataclass
+class Shop:
+    """An application, its end point in ``base/ep``, and one host that follows it, all in one folder."""
+
+    base: Path
+    releases: App
+    publisher: Publisher
+    release: Result = field(default_factory=dict)  # the section of the application's file
+    keys: Result = field(default_factory=dict)  # what else the file says
+    urls: list[str] = field(default_factory=lambda: ["http://127.0.0.1:9/"])
+
+    @property
+    def places(self) -> steps.Places:
+        agent = self.base / "agents" / "host1"
+        return steps.Places(self.base / "apps.d", agent / "upgrade", agent, agent / "store", "host1")
+
+    @property
+    def file(self) -> Path:
+        return self.places.apps / "shop.yml"
+
+    def follow(self, **policy: Any) -> None:
+        """Write the application's file, and its root beside it."""
+        self.places.apps.mkdir(exist_ok=True)
+        document = {
+            "endpoint": {"urls": self.urls, "interval": 1},
+            "policy": {"auto": "activate", "clock": "any", **policy},
+            "release": {"root": str(self.releases.root), **self.release},
+            **self.keys,
+        }
+        self.file.write_text(yaml.safe_dump(document))
+        self.file.chmod(0o644)
+        self.file.with_suffix(".root.json").write_bytes(self.publisher.root)
+
+    def build(self, version: str, files: dict[str, bytes | str] | None = None, **other: Any) -> Published:
+        """Archive, torrent and manifest."""
+        archive = self.releases.archive(version, files)
+        data = archive.read_bytes()
+        torrent = torf.Torrent(archive, piece_size=16384, source="shop", private=True)
+        torrent.creation_date = None
+        torrent.generate()
+        path = archive.with_suffix(".torrent")
+        torrent.write(path, overwrite=True)
+        described = documents.Archive(archive.name, len(data), hashlib.sha256(data).hexdigest())
+        figures = {"unpacked_bytes": 1 << 20, "entries": 100, "piece_length": 16384, **other}
+        manifest = manifest_of("shop", version, archive=described, info_hash=torrent.infohash, **figures)
+        return Published(version, archive, path, manifest)
+
+    def publish(self, version: str, files: dict[str, bytes | str] | None = None, **fields: Any) -> Published:
+        """Build it and put it into the channel."""
+        one = self.build(version, files)
+        request = self.publisher.request(**fields)
+        publisher.publish(request, one.manifest, one.torrent.read_bytes(), check=False)
+        return one
+
+    def relay(self, *published: Published) -> None:
+        """What an agent does before it asks: it reads the end point, and has the payloads in its store."""
+        kept = self.places.agent_state / "endpoints/shop/stable"
+        self.publisher.client(kept).read("stable")
+        for one in published:
+            folder = self.places.store / one.manifest.info_hash
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(one.archive, folder / one.archive.name)
+
+    def payload(self, one: Published) -> Path:
+        return self.places.store / one.manifest.info_hash / one.archive.name
+
+    def run(self, **observe: Any) -> Result:
+        """One run in this process."""
+        events: list[Result] = []
+        result = steps.run("shop", self.places, events.append, **observe)
+        return {**json.loads(json.dumps(result)), "events": events}
+
+    def arguments(self) -> list[str]:
+        places = self.places
+        return [
+            *("--apps-dir", str(places.apps), "--state-dir", str(places.state), "--name", places.host),
+            *("--agent-state-dir", str(places.agent_state), "--store-dir", str(places.store)),
+        ]
+
+    def command(self, verb: str, *flags: str) -> Result:
+        """By the real command."""
+        process = subprocess.run(
+            [sys.executable, "-m", "shoal", "upgrade", verb, "shop", "--json", *self.arguments(), *flags],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+            env=dict(os.environ),
+        )
+        assert process.stdout, process.stderr
+        *events, result = map(json.loads, process.stdout.splitlines())
+        assert process.stderr == ""
+        assert process.returncode == (0 if result["ok"] else 1)
+        return {**result, "events": events}
+
+
+def make_shop(base: Path, service: Service | None = None, **release: Any) -> Shop:
+    """A shop with nothing published yet; with ``service``, that is what runs it."""
+    releases = service.app if service else App(base)
+    if service:
+        check = {"url": service.url(), "version": {"json": "version"}, "timeout": 5, "interval": 0.05}
+        release = {"switch": {"restart": service.restart, "health": [check]}, **release}
+    shop = Shop(base, releases, Publisher(base), release)
+    shop.follow()
+    return shop

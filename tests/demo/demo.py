@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.markup import escape
 
 FOLDER = CHECKOUT / ".cache" / "demo"
-LIMIT = 12_000_000  # bytes per second, up and down, of each agent: alone the publisher would need five times as long
+LIMIT = 16_000_000  # bytes per second, up and down, of each agent: alone the publisher would need five times as long
 MOST_SENT = 1.5  # times the archive, by the publisher
 ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C, a job's time limit, a closed terminal
 TOLERANCE = 0.01  # of the archive, in the sum of what a host received

@@ -79,7 +79,8 @@ class Fleet:
         self.sockets = sockets
         self.limit = limit
         self.home = folder / "run"
-        self.ports = dict(zip(HOSTS, free_ports(len(HOSTS)), strict=True))
+        self._reserved = [reserved_port() for _ in HOSTS]
+        self.ports = {host: each.getsockname()[1] for host, each in zip(HOSTS, self._reserved, strict=True)}
         self.tracker = ""
         self._playbooks = 0
 
@@ -264,8 +265,13 @@ class Fleet:
             time.sleep(0.05)
 
 
-def free_ports(count: int) -> list[int]:
-    """TCP ports on 127.0.0.1 that nobody uses right now."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [each.getsockname()[1] for each in sockets]
+def reserved_port() -> socket.socket:
+    """A TCP port on 127.0.0.1, held until the socket is closed.
+
+    Bound without listening, and both sides with SO_REUSEADDR: whoever asks for this very port gets it, whoever asks for
+    any (agents do) gets another.
+    """
+    holder = socket.socket()
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    holder.bind(("127.0.0.1", 0))
+    return holder

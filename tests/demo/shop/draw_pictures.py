@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import Image, ImageFilter, ImageOps
 
-SIDE = 640  # pixels; about 300 KB a picture
+SIDE = 1040  # pixels; about 800 KB a picture
 
 
 def draw(name: str) -> Image.Image:

@@ -1,8 +1,8 @@
 """A small web shop: what the demo rolls out.
 
 It lives in one folder (a release of the archive that build_shop.py makes): this file, VERSION, catalogue.json,
-orders.csv, pictures/ and vendor/. It serves the shop window at ``/``, bestsellers at ``/bestsellers``, pictures with
-previews, and ``/health``, which says which version answers once everything a customer needs is in order.
+pictures/ and vendor/. It serves the shop window at ``/``, pictures with previews, and ``/health``, which says which
+version answers once everything a customer needs is in order.
 
     python shop.py PORT
 """
@@ -65,17 +65,6 @@ def preview(name: str) -> flask.typing.ResponseReturnValue:
         small = io.BytesIO()
         image.save(small, "JPEG")
     return flask.Response(small.getvalue(), mimetype="image/jpeg")
-
-
-@app.get("/bestsellers")
-def bestsellers() -> list[dict[str, object]]:
-    import duckdb  # only here, as above
-
-    sold = duckdb.execute(
-        "SELECT item, sum(quantity) FROM read_csv(?) GROUP BY item ORDER BY 2 DESC, 1 LIMIT 3",
-        [str(HERE / "orders.csv")],
-    )
-    return [{"item": item, "sold": int(count)} for item, count in sold.fetchall()]
 
 
 if __name__ == "__main__":

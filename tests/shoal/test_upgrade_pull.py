@@ -16,8 +16,7 @@ WAIT = 120.0  # seconds
 
 @pytest.fixture
 def shop(tmp_path: Path) -> Shop:
-    check = {"command": ["sh", "-c", "test ! -e broken"], "timeout": 1, "interval": 0.1}
-    return make_shop(tmp_path, switch={"health": [check]})
+    return make_shop(tmp_path)
 
 
 @pytest.fixture

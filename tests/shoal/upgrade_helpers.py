@@ -80,9 +80,15 @@ class Shop:
         manifest = manifest_of("shop", version, archive=described, info_hash=torrent.infohash, **figures)
         return Published(version, archive, path, manifest)
 
-    def publish(self, version: str, files: dict[str, bytes | str] | None = None, **fields: Any) -> Published:
+    def publish(
+        self,
+        version: str,
+        files: dict[str, bytes | str] | None = None,
+        manifest: dict[str, Any] | None = None,
+        **fields: Any,
+    ) -> Published:
         """Build it and put it into the channel."""
-        one = self.build(version, files)
+        one = self.build(version, files, **(manifest or {}))
         request = self.publisher.request(**fields)
         publisher.publish(request, one.manifest, one.torrent.read_bytes(), check=False)
         return one
@@ -95,6 +101,22 @@ class Shop:
             folder = self.places.store / one.manifest.info_hash
             folder.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(one.archive, folder / one.archive.name)
+
+    def relay_unread(self) -> None:
+        """The same files without a look at them, as a taken-over agent could put there what it likes."""
+        kept = self.places.agent_state / "endpoints/shop/stable"
+        shutil.rmtree(kept, ignore_errors=True)
+        (kept / "targets").mkdir(parents=True)
+        (kept / "root_history").mkdir()
+        metadata = self.publisher.folder / "metadata"
+        for path in metadata.glob("*.root.json"):
+            shutil.copy(path, kept / "root_history")
+        shutil.copy(metadata / "timestamp.json", kept)
+        for role in ("snapshot", "targets"):
+            shutil.copy(self.publisher.file(f"*.{role}.json"), kept / f"{role}.json")
+        for path in (self.publisher.folder / "targets").rglob("*"):
+            if path.is_file():
+                shutil.copy(path, kept / "targets")
 
     def payload(self, one: Published) -> Path:
         return self.places.store / one.manifest.info_hash / one.archive.name
@@ -111,6 +133,10 @@ class Shop:
             *("--apps-dir", str(places.apps), "--state-dir", str(places.state), "--name", places.host),
             *("--agent-state-dir", str(places.agent_state), "--store-dir", str(places.store)),
         ]
+
+    def ask(self, verb: str, *rest: Any) -> Result:
+        """Another verb, in this process."""
+        return json.loads(json.dumps(getattr(steps, verb)("shop", self.places, *rest)))
 
     def command(self, verb: str, *flags: str) -> Result:
         """By the real command."""
@@ -129,12 +155,16 @@ class Shop:
         return {**result, "events": events}
 
 
+HEALTH = {"command": ["sh", "-c", "test ! -e broken"], "timeout": 0.3, "interval": 0.1}  # is tried once at least
+
+
 def make_shop(base: Path, service: Service | None = None, **release: Any) -> Shop:
-    """A shop with nothing published yet; with ``service``, that is what runs it."""
-    releases = service.app if service else App(base)
+    """A shop with nothing published yet. What holds a file `broken` is not healthy; with ``service``, that decides."""
+    checks: list[Result] = [HEALTH]
+    switch: Result = {"health": checks}
     if service:
-        check = {"url": service.url(), "version": {"json": "version"}, "timeout": 5, "interval": 0.05}
-        release = {"switch": {"restart": service.restart, "health": [check]}, **release}
-    shop = Shop(base, releases, Publisher(base), release)
+        checks[:] = [{"url": service.url(), "version": {"json": "version"}, "timeout": 5, "interval": 0.05}]
+        switch["restart"] = service.restart
+    shop = Shop(base, service.app if service else App(base), Publisher(base), {"switch": switch, **release})
     shop.follow()
     return shop

@@ -96,11 +96,18 @@ class Api:
                 web.get(f"{torrent}/peers", self.list_peers),
                 web.put(f"{torrent}/files/{{index}}", self.import_file),
                 web.get("/v1/events", self.list_events),
+                web.get("/v1/metrics", self.get_metrics),
                 web.get("/v1/apps", self.list_apps),
                 web.get("/v1/apps/{app}", self.get_app),
                 web.post("/v1/apps/{app}/poll", self.poll_app),
             ]
         )
+        return app
+
+    def metrics_application(self) -> web.Application:
+        """What is served to whoever reaches the address for metrics: those, and nothing else."""
+        app = web.Application(middlewares=[_answer_errors])
+        app.add_routes([web.get("/metrics", self.get_metrics)])
         return app
 
     # --- the agent ---
@@ -290,6 +297,13 @@ class Api:
             if query.wait and not self.events.after(after):
                 await self.events.wait(after, asyncio.get_running_loop().time() + query.wait)
             return _json({"events": self.events.after(after), "last": self.events.last})
+
+    async def get_metrics(self, request: web.Request) -> web.Response:
+        from shoal.agent import metrics  # only who is scraped pays for the library
+
+        decode_query(request.query.items(), NoQuery)
+        body = await asyncio.to_thread(metrics.render, self.engine, self.watchers, self.started_at)
+        return web.Response(body=body, headers={"Content-Type": metrics.CONTENT_TYPE})
 
     # --- applications ---
 

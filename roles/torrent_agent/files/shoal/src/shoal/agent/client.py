@@ -109,6 +109,10 @@ class Client:
         query = {key: value for key, value in (("after", after), ("wait", wait)) if value is not None}
         return self.request("GET", "/events", query=query, wait=wait)
 
+    def metrics(self) -> str:
+        """In Prometheus' text format."""
+        return self._exchange("GET", "/metrics", {}, None, {}, self.timeout).decode()
+
     def apps(self) -> list[Json]:
         """The applications that are followed."""
         found: list[Json] = self.request("GET", "/apps")["apps"]

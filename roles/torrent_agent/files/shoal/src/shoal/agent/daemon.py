@@ -16,6 +16,7 @@ from dataclasses import replace
 from aiohttp import web
 
 from shoal import __version__
+from shoal.agent.addresses import parse_endpoint
 from shoal.agent.api import Api
 from shoal.agent.config import Config
 from shoal.agent.errors import StartError
@@ -27,6 +28,7 @@ from shoal.agent.log import log, log_event
 from shoal.agent.memory import Trimmer
 from shoal.agent.notify import notify, watchdog_interval
 from shoal.agent.reload import Configuration
+from shoal.agent.report import Reporter
 from shoal.agent.retention import tidy
 from shoal.agent.sockets import hold_lock, listen_at
 from shoal.agent.watch import Watchers
@@ -53,10 +55,25 @@ def run(config: Config, read: Callable[[], Config] | None = None) -> int:
             raise StartError(f"cannot make the folder {error.filename}: {error.strerror}") from error
         held.enter_context(hold_lock(config.state_dir / "agent.lock", f"state_dir {config.state_dir}"))
         sock = held.enter_context(listen_at(config.socket, config.socket_mode))
-        return asyncio.run(_serve(config, read or (lambda: config), sock))
+        metrics = _listen(held, config)
+        return asyncio.run(_serve(config, read or (lambda: config), sock, metrics))
 
 
-async def _serve(config: Config, read: Callable[[], Config], sock: socket.socket) -> int:
+def _listen(held: contextlib.ExitStack, config: Config) -> socket.socket | None:
+    """Where metrics are served beside the socket, if they are."""
+    if config.metrics.listen is None:
+        return None
+    host, port = parse_endpoint(str(config.metrics.listen))
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return held.enter_context(socket.create_server((host, port), family=family))
+    except OSError as error:
+        raise StartError(f"cannot serve metrics at {config.metrics.listen}: {error.strerror}") from error
+
+
+async def _serve(
+    config: Config, read: Callable[[], Config], sock: socket.socket, metrics_sock: socket.socket | None
+) -> int:
     loop = asyncio.get_running_loop()
     loop.set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="engine"))
     stopping = asyncio.Event()
@@ -91,7 +108,8 @@ async def _serve(config: Config, read: Callable[[], Config], sock: socket.socket
         configure_log(wanted.log.level, wanted.log.format)
 
     configuration = Configuration(config, read, apply)
-    watchers = Watchers(engine, configuration, lambda _app, _answer: None)
+    reporter = Reporter()
+    watchers = Watchers(engine, configuration, reporter.report)
     on_complete.append(watchers.on_complete)
     api = Api(
         engine, events, configuration, limits, watchers, state_dir=settings.state_dir, store_dir=settings.store_dir
@@ -102,12 +120,17 @@ async def _serve(config: Config, read: Callable[[], Config], sock: socket.socket
     )
     await runner.setup()
     await web.SockSite(runner, sock).start()
+    metrics = web.AppRunner(api.metrics_application(), access_log=None, shutdown_timeout=ANSWER_SECONDS)
+    await metrics.setup()
+    if metrics_sock is not None:
+        await web.SockSite(metrics, metrics_sock).start()
     tasks = [
         asyncio.create_task(_pulse(engine)),
         asyncio.create_task(_reload(configuration, hangup, [untidy, limits.changed, watchers.changed])),
         asyncio.create_task(follow_schedule(limits)),
         asyncio.create_task(tidy(engine, configuration, untidy)),
         asyncio.create_task(watchers.run()),
+        asyncio.create_task(reporter.run()),
     ]
     log.info(
         "agent started",
@@ -131,6 +154,7 @@ async def _serve(config: Config, read: Callable[[], Config], sock: socket.socket
         task.cancel()
     events.close()
     await runner.cleanup()
+    await metrics.cleanup()
     try:
         # The engine keeps to its time by itself; should it hang all the same, we do not wait for its thread.
         await asyncio.wait_for(asyncio.to_thread(engine.stop, STOP_SECONDS), STOP_SECONDS + 5)

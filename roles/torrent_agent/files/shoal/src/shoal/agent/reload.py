@@ -12,7 +12,7 @@ from shoal.agent.config import Config
 from shoal.agent.errors import ConfigError
 from shoal.agent.log import log
 
-RESTART_KEYS = ("socket", "socket_mode", "state_dir", "store_dir", "listen")
+RESTART_KEYS = ("socket", "socket_mode", "state_dir", "store_dir", "listen", "metrics")
 """What an agent holds on to from its start to its end: its files, its locks and its ports."""
 
 

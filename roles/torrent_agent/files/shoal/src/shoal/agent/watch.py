@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from shoal.endpoint.client import View
 
 _T = TypeVar("_T")
+Report = Callable[[App, str, Answer], None]
 
 RETRY, MAX_RETRY = 2.0, 300.0  # seconds until the privileged side is asked again, at first and at last
 LONGEST_SLEEP = 3600.0  # seconds; a clock may be set meanwhile
@@ -42,8 +43,8 @@ _TOLD = ("outcome", "reason", "message", "sequence", "version", "current", "unti
 class Watcher:
     """One application: its channel, what came of the last poll, and what the privileged side said."""
 
-    def __init__(self, app: App, config: Config, engine: Engine, report: Callable[[App, Answer], None]) -> None:
-        """``report`` is told of each outcome that is new."""
+    def __init__(self, app: App, config: Config, engine: Engine, report: Report) -> None:
+        """``report`` is told of each outcome that is new, with the host's name."""
         self.app = app
         self.config = config
         self.polls = 0
@@ -59,6 +60,7 @@ class Watcher:
         self._reason = ""  # of the last decision
         self._until: float | None = None  # Unix time at which the time alone changes the decision
         self._polled_at = 0.0
+        self._polling = False
         self._error: EndpointError | None = None
         self._fetched = 0  # the sequence that the engine was told of, since the agent's start
         self._fetching = ""  # the info hash that is on its way
@@ -89,6 +91,7 @@ class Watcher:
         delay = schedule.first_delay(rng, interval)
         while True:
             await _wait(self._nudged, delay)
+            await asyncio.sleep(self._polled_at + apps.MIN_INTERVAL - time.time())  # however often somebody nudges
             self._nudged.clear()
             try:
                 await self.poll()
@@ -99,6 +102,7 @@ class Watcher:
 
     async def poll(self) -> None:
         """Ask the end point once."""
+        self._polling = True
         try:
             view = await _in_thread(self._read)
         except (EndpointError, OSError) as error:
@@ -106,6 +110,7 @@ class Watcher:
             return
         finally:
             self._polled_at = time.time()
+            self._polling = False
             self.polls += 1
         if self._error is not None:
             log.info("the end point of %s is believed again", self.app.name)
@@ -239,7 +244,17 @@ class Watcher:
         fields = {"app": self.app.name, "channel": self.app.channel, **told}
         write = log.warning if bad else log.info
         write("%s: %s (%s)", self.app.name, outcome, reason, extra={"event": "upgrade", "fields": fields})
-        self._report(self.app, told)
+        self._report(self.app, self.config.agent_name, told)
+
+    @property
+    def view(self) -> View | None:
+        """What was believed last."""
+        return self._view
+
+    @property
+    def past(self) -> Past:
+        """What became of earlier sequences here, as the privileged side told it."""
+        return self._past
 
     # -- telling -------------------------------------------------------------------------------------------------
 
@@ -281,6 +296,7 @@ class Watcher:
             "decision": self._reason or None,
             "until": self._until,
             "polls": self.polls,
+            "polling": self._polling,
             "polled_at": self._polled_at or None,
             "error": error.as_dict() if error else None,
             "refused": dict(self.refused),
@@ -293,7 +309,7 @@ class Watcher:
 class Watchers:
     """All of them, as the files of the folder `apps_dir` want them."""
 
-    def __init__(self, engine: Engine, configuration: Configuration, report: Callable[[App, Answer], None]) -> None:
+    def __init__(self, engine: Engine, configuration: Configuration, report: Report) -> None:
         self.changed = asyncio.Event()
         self._engine = engine
         self._configuration = configuration

@@ -28,6 +28,7 @@ COMMANDS = {
     "status": ("shoal.cli.torrents", "what the agent fetches and seeds"),
     "fetch": ("shoal.cli.torrents", "fetch an archive by torrent and go on seeding it"),
     "seed": ("shoal.cli.torrents", "seed an archive that is already here"),
+    "watch": ("shoal.cli.watch", "what the end points of this host's applications say, and where it stands"),
     "endpoint": ("shoal.cli.endpoint", "publish versions at the known end point that hosts watch"),
     "upgrade": ("shoal.cli.upgrade", "switch to what the end point says; the privileged side of a pull"),
     "release": ("shoal.cli.release", "stage, activate, roll back, recover and list releases"),

@@ -27,7 +27,7 @@ from tuf.ngclient import Updater, UpdaterConfig
 from shoal.endpoint import documents
 from shoal.endpoint.documents import Channel, Manifest
 from shoal.endpoint.errors import DocumentError, EndpointError, Reason, RefusedError
-from shoal.endpoint.fetcher import KEPT, FolderFetcher, HttpFetcher, IncompleteError, KeptFetcher, read_etags, shown
+from shoal.endpoint.fetcher import KEPT, FolderFetcher, IncompleteError, KeptFetcher, read_etags, shown
 from shoal.endpoint.folder import write_whole
 from shoal.endpoint.repository import APP_FIELD, signed_at
 
@@ -163,6 +163,8 @@ class Client:
             return KeptFetcher(*self._kept)
         if url.startswith("file:///"):
             return FolderFetcher()
+        from shoal.endpoint.http import HttpFetcher  # only who reads from elsewhere pays for its library
+
         return HttpFetcher(self._seconds, etags, self.folder, self._cafile)
 
     @contextmanager
@@ -340,10 +342,9 @@ class _Poll:
         wanted = {"sequences": {**state.get("sequences", {}), view.channel: view.sequence}}
         if state != wanted:
             write_whole(self.folder / STATE, json.dumps(wanted).encode(), 0o600)
-        if isinstance(self.fetcher, HttpFetcher):
-            etags = {url: tag for url, tag in self.fetcher.etags.items() if url.endswith("/timestamp.json")}
-            if etags != self.etags:
-                write_whole(self.folder / ETAGS, json.dumps(etags).encode(), 0o600)
+        etags = {url: tag for url, tag in self.fetcher.etags.items() if url.endswith("/timestamp.json")}
+        if etags != self.etags:
+            write_whole(self.folder / ETAGS, json.dumps(etags).encode(), 0o600)
         for path in targets.iterdir():
             if path not in self._new:
                 path.unlink()

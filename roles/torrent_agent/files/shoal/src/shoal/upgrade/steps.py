@@ -32,7 +32,7 @@ Emit = Callable[[Result], None]
 
 END = "end"
 LOG_READ = 50  # revisions in which the outcome of a killed run is looked for
-TRIED = ("activated", "already_active", "rolled_back", "failed")
+INTERRUPTED = "interrupted"  # a reason: killed before anything was switched
 _ALREADY = ("up_to_date", "failed_before")
 
 
@@ -186,8 +186,11 @@ def settle(run: Run) -> None:
         run.changed = True
     entry = next((entry for entry in run.layout.read_log(LOG_READ) if entry.get("who") == work.who), None)
     if entry is not None and entry["time"] >= work.started_at:
-        run.ended = _outcome(entry["outcome"], str(entry["reason"]))
-        _remember(run, work.channel, work.sequence, work.version, entry["outcome"])
+        ended = _outcome(entry["outcome"], str(entry["reason"]))
+        # What a kill cut off before it was tried did not fail: it is decided anew.
+        if ended["reason"] != INTERRUPTED:
+            run.ended = ended
+            _remember(run, work.channel, work.sequence, work.version, entry["outcome"])
     run.drop()
 
 
@@ -323,7 +326,7 @@ def _outcome(outcome: str, reason: str) -> Result:
     if outcome == "already_active":
         outcome = "activated"
     step = reason.partition(":")[0] if outcome != "activated" else "due"
-    return {"outcome": outcome, "reason": step if step.isidentifier() else "interrupted", "message": reason}
+    return {"outcome": outcome, "reason": step if step.isidentifier() else INTERRUPTED, "message": reason}
 
 
 def _busy(message: str) -> Stop:

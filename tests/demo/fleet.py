@@ -82,6 +82,7 @@ class Fleet:
         self._reserved = [reserved_port() for _ in HOSTS]
         self.ports = {host: each.getsockname()[1] for host, each in zip(HOSTS, self._reserved, strict=True)}
         self.tracker = ""
+        self._agents: dict[str, subprocess.Popen[bytes]] = {}
         self._playbooks = 0
 
     def start(self) -> None:
@@ -95,7 +96,10 @@ class Fleet:
             config = self.home / "hosts" / name / "agent.yml"
             config.parent.mkdir(parents=True)
             config.write_text(json.dumps(self._agent_config(name), indent=2))  # JSON is YAML
-            agents[name] = self._daemon(name, "agent", "--config", str(config))
+            self.apps_dir(name).mkdir()
+            self.apps_dir(name).chmod(0o755)  # what others could write is not believed
+            agents[name] = self.shoal(name, "agent", "--config", str(config))
+        self._agents = agents
         deadline = time.monotonic() + START_SECONDS
         for name, process in agents.items():
             while not self._answers(name):
@@ -122,7 +126,7 @@ class Fleet:
         )
 
     def _own_tracker(self) -> str:
-        tracker = self._daemon("tracker", "tracker", "--listen", "127.0.0.1:0", stdout=subprocess.PIPE)
+        tracker = self.shoal("tracker", "tracker", "--listen", "127.0.0.1:0", stdout=subprocess.PIPE)
         assert tracker.stdout is not None
         url = tracker.stdout.readline().decode().strip()
         if not url:
@@ -136,7 +140,21 @@ class Fleet:
             "state_dir": str(self.home / "hosts" / name / "agent"),
             "listen": ["127.0.0.1:0"],
             "limits": {"upload": self.limit, "download": self.limit},
+            "apps_dir": str(self.apps_dir(name)),
+            "upgrade": {"by": "child"},  # there is no systemd here whose unit could be asked
         }
+
+    def apps_dir(self, name: str) -> Path:
+        """Where the files of the applications are that a host follows by itself."""
+        return self.home / "hosts" / name / "apps.d"
+
+    def root(self, host: str) -> Path:
+        """The root of the shop on a host, as in inventory/hosts.yml."""
+        return self.home / "hosts" / host / "shop"
+
+    def reload(self, name: str) -> None:
+        """Have an agent read its files again."""
+        self._agents[name].send_signal(signal.SIGHUP)
 
     def _environment(self) -> dict[str, str]:
         ours = {name: value for name, value in os.environ.items() if not name.startswith(("ANSIBLE_", "SHOAL_"))}
@@ -148,7 +166,8 @@ class Fleet:
             "no_proxy": "127.0.0.1",
         }
 
-    def _daemon(self, name: str, *command: str, stdout: int | None = None) -> subprocess.Popen[bytes]:
+    def shoal(self, name: str, *command: str, stdout: int | None = None) -> subprocess.Popen[bytes]:
+        """Start a `shoal` command that logs as `name`."""
         with (self.home / "logs" / f"{name}.log").open("ab") as log:
             return self._run([str(BIN / "shoal"), *command], stdout=log if stdout is None else stdout, stderr=log)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,8 @@ async def _by_socket(path: Path, app: str) -> Answer:
         return _unreachable(f"cannot connect to {path}: {error.strerror or error}; {hint}")
     try:
         writer.write(json.dumps({"protocol": PROTOCOL, "app": app}).encode() + b"\n")
-        await writer.drain()
+        with suppress(ConnectionError):  # refused before it was said: the answer says why
+            await writer.drain()
         return await _result(reader, app)
     finally:
         writer.close()

@@ -145,6 +145,6 @@ def _open_regular(path: Path, below: Path | None) -> int:
         raise ReleaseError(f"the archive {path} is not below {folder}", code="no_archive") from None
     except OSError as error:
         if error.errno == errno.EINVAL:
-            raise ArchiveError(f"the archive {path} is not a regular file") from None
+            raise ReleaseError(f"the archive {path} is not a regular file", code="no_archive") from None
         what = "it is a symbolic link" if path.is_symlink() else error.strerror
         raise ReleaseError(f"cannot open the archive {path}: {what}", code="no_archive") from None

@@ -57,6 +57,9 @@ _SPACE_INTERVAL = 1.0
 """Seconds between looks at the store's file system while something fetches or waits for space: nobody tells us when
 others fill it, or make room. In that time they may take what we leave free, and we what we reserved: no more."""
 
+_SHARES_DELAY = 0.3
+"""Seconds after a peer connected until we look who it is: it has told its name, and others came with it."""
+
 _DELETE_TIMEOUT = 60.0
 
 
@@ -100,6 +103,7 @@ class Engine:
         self._space_due: float | None = None  # when to look at the file system again
         self._seeding_due: float | None = None
         self._early: list[Event] = []  # of before the alert thread ran
+        self._tuned: dict[str, int] = {}  # settings that follow what is measured
         self._reactions: dict[type, Callable[[Torrent, Any], None]] = {
             lt.block_downloading_alert: self._on_request,
             lt.block_finished_alert: self._on_block,
@@ -405,6 +409,7 @@ class Engine:
             self._session.set_ip_filter(settings.ip_filter(wanted.allowed_peers))
         before, after = settings.session_settings(self._settings), settings.session_settings(wanted)
         self._session.apply_settings({key: value for key, value in after.items() if value != before[key]})
+        self._tuned.clear()
         self._settings = wanted
 
     def pin(self, info_hash: str, pinned: bool) -> None:
@@ -725,7 +730,7 @@ class Engine:
                 due = min(due, ours)
         for torrent in self._torrents.values():
             if torrent.fetching_since is not None:
-                for own in (torrent.progress_due, torrent.resume_due, torrent.web_seeds.due):
+                for own in (torrent.progress_due, torrent.resume_due, torrent.shares_due, torrent.web_seeds.due):
                     if own is not None:
                         due = min(due, own)
         return due
@@ -764,6 +769,16 @@ class Engine:
 
     def _on_peer_connect(self, torrent: Torrent, alert: Any) -> None:
         torrent.sources.pop(alerts.endpoint(alert), None)  # somebody else may have had this address and port
+        # also those that are still to connect: peers that start together are told of one another first
+        peers = torrent.handle.status().list_peers
+        self._tune("max_allowed_in_request_queue", settings.request_queue(self._settings.upload_limit, peers))
+        if torrent.fetching_since is not None and torrent.shares_due is None:
+            torrent.shares_due = time.monotonic() + _SHARES_DELAY
+
+    def _tune(self, name: str, value: int) -> None:
+        if self._tuned.get(name) != value:
+            self._tuned[name] = value
+            self._session.apply_settings({name: value})
 
     def _on_change(self, torrent: Torrent, _alert: Any) -> None:
         self._changed(torrent)
@@ -838,7 +853,7 @@ class Engine:
                 torrent.web_seeds.start(now)
         elif not fetching and torrent.fetching_since is not None:
             torrent.take_seconds(now)
-            torrent.fetching_since = torrent.progress_due = torrent.resume_due = None
+            torrent.fetching_since = torrent.progress_due = torrent.resume_due = torrent.shares_due = None
             self._take_web_seeds(torrent)
             torrent.web_seeds.stop()
             torrent.take_counters(status)
@@ -909,11 +924,17 @@ class Engine:
                 torrent.progress_due = None
                 torrent.progressed_at = now
                 self._tell(Event(EventKind.PROGRESS, torrent.info_hash, state=torrent.state))
-                torrent.take_counters(torrent.handle.status())
+                status = torrent.handle.status()
+                torrent.take_counters(status)
                 torrent.take_seconds(now)
+                queueing = torrent.queueing.look(status.download_payload_rate, status.num_peers)
+                self._tune("request_queue_time", queueing)
                 # Survives a kill of this process, and of more only the resume data is to be trusted: no sync.
                 if torrent.record_write is None or torrent.record_write.done():
                     self._write_record(torrent, sync=False)
+            if torrent.shares_due is not None and now >= torrent.shares_due:
+                torrent.shares_due = None
+                torrent.share_out(self._settings.agent_name)
             if torrent.resume_due is not None and now >= torrent.resume_due:
                 self._save_resume_data(torrent)
             if torrent.web_seeds.due is not None and now >= torrent.web_seeds.due:

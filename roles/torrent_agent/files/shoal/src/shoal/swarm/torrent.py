@@ -10,7 +10,9 @@ from typing import Any
 
 import libtorrent as lt
 
+from shoal.swarm import shares
 from shoal.swarm.metainfo import Parsed
+from shoal.swarm.queueing import Queueing
 from shoal.swarm.resume import Record
 from shoal.swarm.settings import MAX_SOURCES
 from shoal.swarm.types import (
@@ -104,6 +106,9 @@ class Torrent:
         self.progress_due: float | None = None
         self.resume_due: float | None = None
         self.progressed_at = 0.0
+        self.shares_due: float | None = None  # when to look who else fetches, and to share the pieces out anew
+        self.queueing = Queueing()
+        self.sharers: set[str] = set()  # the names that they were shared out among
         self.web_seeds = WebSeedTimer(policy)
         self.swarm_delivered = False  # since the last look
         self.web_delivered = False
@@ -276,6 +281,20 @@ class Torrent:
         if self.fetching_since is not None:
             self.record.download_seconds += now - self.fetching_since
             self.fetching_since = now
+
+    # --- what to fetch first ---
+
+    def share_out(self, own_name: str) -> None:
+        """Begin with a share of the pieces that is ours, beside the other agents that fetch them, too."""
+        if self.metainfo is None:
+            return
+        peers = self.handle.get_peer_info()
+        names = {agent_name(client_of(info)) for info in peers if not info.flags & lt.peer_info.seed} - {""}
+        # whoever was there may be back at once, and a few that are gone cost nothing
+        if names <= self.sharers:
+            return
+        self.sharers |= names
+        self.handle.prioritize_pieces(shares.priorities(self.metainfo.pieces, own_name, self.sharers))
 
     # --- views ---
 

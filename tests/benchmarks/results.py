@@ -48,6 +48,7 @@ class Trial:
     sent: int  # bytes that left the publisher, headers included
     received: list[int] = field(default_factory=list)  # bytes that reached each host, headers included
     curve: list[tuple[float, list[int]]] = field(default_factory=list)  # (seconds, bytes received by each host)
+    cpu: float = 0.0  # seconds of processor time that all processes of the trial took, their starts included
     error: str = ""  # why it did not come to an end
 
 
@@ -64,6 +65,7 @@ class Summary:
     first: float  # seconds of the first host; median of the trials
     sent: float  # sizes of the payload that left the publisher; median of the trials
     received: float  # and that reached a host, headers included; mean over hosts, median of the trials
+    cpu: float  # seconds of processor time, of all hosts and the publisher; median of the trials
 
 
 def ratio(case: Case, seconds: Sequence[float]) -> float | None:
@@ -99,12 +101,22 @@ def summarise(case: Case, trials: Iterable[Trial]) -> list[Summary]:
                 first=median(min(seconds) for seconds in times),
                 sent=median(trial.sent / case.size for trial in good),
                 received=median(sum(trial.received) / max(1, len(trial.received)) / case.size for trial in good),
+                cpu=median(trial.cpu for trial in good),
             )
         )
     return summaries
 
 
-COLUMNS = ("client", "runs", "last host, s", "÷ ideal", "last ÷ median host", "publisher sent", "a host received")
+COLUMNS = (
+    "client",
+    "runs",
+    "last host, s",
+    "÷ ideal",
+    "last ÷ median host",
+    "publisher sent",
+    "a host received",
+    "CPU, s",
+)
 
 
 def table(case: Case, trials: Sequence[Trial]) -> list[tuple[str, ...]]:
@@ -125,6 +137,7 @@ def table(case: Case, trials: Sequence[Trial]) -> list[tuple[str, ...]]:
             f"{line.spread:.2f}",
             f"{line.sent:.2f} ×",
             f"{line.received:.2f} ×",
+            f"{line.cpu:.0f}",
         )
         for line in summarise(case, trials)
     ]

@@ -21,6 +21,7 @@ import json
 import os
 import platform
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -166,6 +167,7 @@ def one(case: Case, label: str, run: int, client: Any, variant: dict[str, Any], 
     job.folder.mkdir()
     limit = PATIENCE * (case.ideal or 60)
     transfer = client(job, variant)
+    cpu_before = cpu_of_children()
     curve: list[tuple[float, list[int]]] = []
     try:
         transfer.prepare()
@@ -196,7 +198,14 @@ def one(case: Case, label: str, run: int, client: Any, variant: dict[str, Any], 
     finally:
         transfer.close()
     received = [a[0] - b[0] for a, b in zip(after, before, strict=True)][1:]
-    return Trial(label, run, seconds, after[0][1] - before[0][1], received, curve)
+    cpu = cpu_of_children() - cpu_before
+    return Trial(label, run, seconds, after[0][1] - before[0][1], received, curve, cpu)
+
+
+def cpu_of_children() -> float:
+    """Seconds of processor time of all child processes that have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def show(case: Case, trials: list[Trial], console: Console) -> None:

@@ -15,7 +15,7 @@ CASE = Case("four", hosts=4, rate=8e6, size=10_000_000)  # 1 MB/s: 10 s are idea
 
 
 def trial(client: str, run: int, seconds: list[float], sent: int = 11_000_000) -> Trial:
-    return Trial(client, run, seconds, sent, [10_500_000] * 4, [(0.0, [0] * 4), (5.0, [5_000_000] * 4)])
+    return Trial(client, run, seconds, sent, [10_500_000] * 4, [(0.0, [0] * 4), (5.0, [5_000_000] * 4)], 7.0)
 
 
 def test_the_last_host_counts() -> None:
@@ -45,7 +45,7 @@ def test_runs_are_told_as_minimum_median_and_maximum() -> None:
     assert shoal.spread == pytest.approx(1.1)  # of 12/11, 11/10 and 14/12
     assert (curl.trials, curl.failed) == (1, 1)
     assert table(CASE, trials)[0][:4] == ("shoal", "3", "11.0 / 12.0 / 14.0", "1.100 / 1.200 / 1.400")
-    assert "| curl | 1 (1 failed) | 41.0 | 4.100 | 1.02 | 4.00 × |" in markdown(CASE, trials)
+    assert "| curl | 1 (1 failed) | 41.0 | 4.100 | 1.02 | 4.00 × | 1.05 × | 7 |" in markdown(CASE, trials)
 
 
 def test_results_are_kept_and_drawn(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -42,6 +43,7 @@ class Shop:
     publisher: Publisher
     release: Result = field(default_factory=dict)  # the section of the application's file
     keys: Result = field(default_factory=dict)  # what else the file says
+    interval: int = 1
     urls: list[str] = field(default_factory=lambda: ["http://127.0.0.1:9/"])
 
     @property
@@ -57,7 +59,7 @@ class Shop:
         """Write the application's file, and its root beside it."""
         self.places.apps.mkdir(exist_ok=True)
         document = {
-            "endpoint": {"urls": self.urls, "interval": 1},
+            "endpoint": {"urls": self.urls, "interval": self.interval},
             "policy": {"auto": "activate", "clock": "any", **policy},
             "release": {"root": str(self.releases.root), **self.release},
             **self.keys,
@@ -168,3 +170,54 @@ def make_shop(base: Path, service: Service | None = None, **release: Any) -> Sho
     shop = Shop(base, service.app if service else App(base), Publisher(base), {"switch": switch, **release})
     shop.follow()
     return shop
+
+
+ACTIVATE = """
+import os, sys
+fd = int(sys.argv[1])
+os.dup2(fd, 3, inheritable=True)
+os.environ.update(LISTEN_FDS="1", LISTEN_PID=str(os.getpid()))
+os.execv(sys.executable, [sys.executable, "-m", "shoal", *sys.argv[2:]])
+"""
+
+
+class Unit:
+    """`shoal upgrade serve`, started with a socket as systemd does."""
+
+    def __init__(self, shop: Shop, path: Path, idle: float) -> None:
+        self.path = path
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.bind(str(path))
+        self._socket.listen(64)
+        words = ["upgrade", "serve", "shop", "--idle", str(idle), *shop.arguments()]
+        fd = self._socket.fileno()
+        self.process = subprocess.Popen([sys.executable, "-c", ACTIVATE, str(fd), *words], pass_fds=[fd])
+
+    def connect(self) -> socket.socket:
+        client = socket.socket(socket.AF_UNIX)
+        client.settimeout(120)
+        client.connect(str(self.path))
+        return client
+
+    def ask(self, request: bytes = b'{"protocol": 1, "app": "shop"}\n') -> Result:
+        """The last line of the answer."""
+        with self.connect() as client:
+            try:
+                client.sendall(request)
+                return self.answer(client)
+            except ConnectionError:  # hung up on before it was said
+                return {"reason": "limit"}
+
+    def answer(self, client: socket.socket) -> Result:
+        with client.makefile("rb") as file:
+            lines = [json.loads(line) for line in file]
+        assert lines, "hung up without a word"
+        result: Result = lines[-1]
+        assert result["event"] == "result"
+        return result
+
+    def close(self) -> None:
+        self._socket.close()
+        if self.process.poll() is None:
+            self.process.terminate()
+        self.process.wait(30)

@@ -25,7 +25,7 @@ async def ask(config: Config, app: str) -> Answer:
         if config.upgrade.by == "child":
             return await _by_child(config, app)
         return await _by_socket(config.upgrade.socket_dir / f"{app}.sock", app)
-    except (OSError, ValueError, asyncio.TimeoutError) as error:  # ValueError: a line that is no JSON, or too long
+    except (OSError, ValueError, asyncio.TimeoutError) as error:  # ValueError: a line that is no JSON
         return _unreachable(str(error) or type(error).__name__)
 
 
@@ -72,14 +72,19 @@ async def _by_child(config: Config, app: str) -> Answer:
 
 async def _result(reader: asyncio.StreamReader, app: str) -> Answer:
     """The last line; what comes before it is logged for who wants to know."""
-    async for line in reader:
+    while True:
+        try:
+            line = await reader.readline()
+        except ValueError:  # longer than MAX_LINE: what a command wrote, and no result
+            continue
+        if not line:
+            return _unreachable("it ended without a result")
         event = json.loads(line)
         if not isinstance(event, dict):
             raise ValueError(f"{line[:80]!r} is no JSON object")
         if event.get("event") == "result":
             return event
         log.debug("%s: %s", app, event.get("event"), extra={"event": "upgrade_progress", "fields": event})
-    return _unreachable("it ended without a result")
 
 
 def _unreachable(message: str) -> Answer:

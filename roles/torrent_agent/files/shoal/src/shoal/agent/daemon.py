@@ -140,6 +140,7 @@ async def _serve(
                 "name": settings.agent_name,
                 "socket": str(config.socket),
                 "listen": list(engine.listen_ports),
+                "metrics": metrics_sock.getsockname()[1] if metrics_sock else None,
                 "state_dir": str(settings.state_dir),
                 "pid": os.getpid(),
             }

@@ -54,7 +54,8 @@ class _Server:
         self._wanted = asyncio.Event()
 
     async def run(self, sock: socket.socket) -> None:
-        server = await asyncio.start_unix_server(self._serve_client, sock=sock, limit=MAX_REQUEST)
+        # Not start_unix_server: from Python 3.13 on that removes the socket's file in the end, and it is systemd's.
+        server = await asyncio.start_server(self._serve_client, sock=sock, limit=MAX_REQUEST)
         async with server:
             while True:
                 try:
@@ -123,10 +124,15 @@ class _Server:
         )
         assert process.stdout is not None
         last = b""
-        with suppress(ValueError):  # a line over the limit: no run of ours writes one
-            async for line in process.stdout:
-                last = line
-                self._hand_on(line)
+        while True:
+            try:
+                line = await process.stdout.readline()
+            except ValueError:  # longer than MAX_LINE: nobody needs it
+                continue
+            if not line:
+                break
+            last = line
+            self._hand_on(line)
         status = await process.wait()
         if b'"event": "result"' not in last:
             message = f"the run ended with status {status}, and without a result"

@@ -7,6 +7,7 @@
 # Needs docker, and root or the right to use it. What is missing (docker, Go, mmdebstrap) is installed with apt-get when
 # the user is root; docker is started when it does not run, and stopped at the end if so.
 # Where it cannot run it prints one line, "SKIPPED molecule: WHY", and exits with 0; with CI=true it then exits with 1.
+# Playbooks run from the built collection, installed elsewhere, of which only what Ansible needs is left.
 # Images: the public ones of docker.io; where that is not reached, or with SHOAL_IMAGES=local, images are made of the
 # distribution's packages. The tracker's image is built from chihaya's Go module.
 set -euo pipefail
@@ -42,17 +43,19 @@ if ! have docker || ! runs; then
 fi
 have go || install golang-go
 
+work=$(mktemp -d)
 dockerd=
-stop_docker() {
+leave() {
+  rm -rf "$work"
   if [ -n "$dockerd" ]; then
     kill "$dockerd" 2>/dev/null && wait "$dockerd" 2>/dev/null || true
   fi
 }
+trap leave EXIT
 if ! runs; then
   # A machine without CAP_SYS_RESOURCE cannot raise the limit on open files, which docker's own default would.
   dockerd --default-ulimit nofile=1024:4096 >"$logs/dockerd.log" 2>&1 9>&- &
   dockerd=$!
-  trap stop_docker EXIT
   for _ in $(seq 60); do
     runs && break
     kill -0 "$dockerd" 2>/dev/null || break
@@ -83,6 +86,8 @@ wheelhouse=$cache/wheels
   done
 } &
 virtualenv=$!
+tests/chihaya.sh >"$work/tracker" &
+tracker=$!
 
 image() { docker image inspect "$1" >/dev/null 2>&1; }
 declare -A image_jobs
@@ -107,20 +112,24 @@ if [ "$SHOAL_MOLECULE_IMAGE" != "$public" ]; then
   done
 fi
 
-chihaya=$(tests/chihaya.sh)
-build=$(mktemp -d)
-cp extensions/molecule/images/chihaya/Dockerfile "$chihaya" "$build/"
-docker build -q -t localhost/chihaya:v2.0.0-rc.2 "$build" >/dev/null 2>"$logs/chihaya.log" || { cat "$logs/chihaya.log" >&2; exit 1; }
-rm -rf "$build"
+wait "$tracker"
+mkdir "$work/chihaya"
+cp extensions/molecule/images/chihaya/Dockerfile "$(cat "$work/tracker")" "$work/chihaya/"
+docker build -q -t localhost/chihaya:v2.0.0-rc.2 "$work/chihaya" >/dev/null 2>"$logs/chihaya.log" || { cat "$logs/chihaya.log" >&2; exit 1; }
 SHOAL_MOLECULE_CHIHAYA=$cache/chihaya.tar
 docker save localhost/chihaya:v2.0.0-rc.2 -o "$SHOAL_MOLECULE_CHIHAYA"
 wait "$virtualenv"
 
-mkdir -p .cache/collections/ansible_collections/shoal
-[ -e .cache/collections/ansible_collections/shoal/deploy ] || ln -s "$root" .cache/collections/ansible_collections/shoal/deploy
+# With what is not committed yet, unlike `make build`: somebody may be working on it.
+mkdir "$work/source"
+git ls-files -z --cached --others --exclude-standard | tar -c --null --files-from=- --ignore-failed-read 2>/dev/null | tar -x -C "$work/source"
+"$venv/bin/ansible-galaxy" collection build --output-path "$work" "$work/source" >"$logs/collection.log"
+"$venv/bin/ansible-galaxy" collection install --no-deps --offline --collections-path "$work/collections" "$work"/shoal-deploy-*.tar.gz >>"$logs/collection.log"
+find "$work/collections/ansible_collections/shoal/deploy" -mindepth 1 -maxdepth 1 \
+  ! -name meta ! -name plugins ! -name roles ! -name playbooks -exec rm -r {} +
 export SHOAL_MOLECULE_IMAGE SHOAL_MOLECULE_CHIHAYA SHOAL_MOLECULE_WHEELHOUSE=$wheelhouse
 export PATH=$venv/bin:$PATH MOLECULE_COMMAND_BORDERS=0
-export ANSIBLE_COLLECTIONS_PATH=$root/.cache/collections
+export ANSIBLE_COLLECTIONS_PATH=$work/collections
 [ -t 1 ] || export NO_COLOR=1 ANSIBLE_FORCE_COLOR=0
 
 scenarios=(--all)
@@ -152,9 +161,15 @@ tell_why() {
   tail -n 400 "$logs/hosts.log"
 }
 
+# As `molecule destroy -s default`, which looks at one host after the other.
+destroy() {
+  docker ps --all --quiet --filter label=shoal=molecule | xargs --no-run-if-empty docker rm --force --volumes >/dev/null
+  docker network ls --quiet --filter name=shoal-molecule | xargs --no-run-if-empty docker network rm >/dev/null
+}
+
 say "molecule"
-# Hosts of a run that was killed.
-molecule destroy -s default >"$logs/destroy.log" 2>&1 || cat "$logs/destroy.log"
+destroy # hosts of a run that was killed
+molecule reset -s default >"$logs/reset.log" 2>&1 || cat "$logs/reset.log"
 status=0
 molecule test "${scenarios[@]}" --destroy=never --report || status=$?
 if [ "$status" -ne 0 ]; then
@@ -162,6 +177,6 @@ if [ "$status" -ne 0 ]; then
   tell_why
 fi
 say "away with the hosts"
-molecule destroy -s default >"$logs/destroy.log" 2>&1 || cat "$logs/destroy.log"
+destroy
 say "done"
 exit "$status"

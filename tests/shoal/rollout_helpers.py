@@ -7,6 +7,7 @@ that a switch takes no longer than the tasks of a playbook.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import json
@@ -80,6 +81,7 @@ class Fleet:
     collections: Path
     publisher: Agent
     hosts: dict[str, Agent]
+    second_publisher: Agent | None = None
     app: dict[str, Any] = field(default_factory=dict)
     variables: dict[str, Any] = field(default_factory=dict)
     host_variables: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -100,6 +102,16 @@ class Fleet:
     def published(self) -> Path:
         return self.folder / "published"
 
+    @property
+    def publishers(self) -> dict[str, Agent]:
+        second = {"pub2": self.second_publisher} if self.second_publisher else {}
+        return {"pub": self.publisher, **second}
+
+    @functools.cached_property
+    def seeds(self) -> list[str]:
+        """Where the publishers' agents listen; asked once, while they run."""
+        return [agent.peer for agent in self.publishers.values()]
+
     def write_inventory(self) -> Path:
         """The inventory with what `app`, `variables` and `host_variables` say now."""
         app = {
@@ -115,11 +127,11 @@ class Fleet:
             "shoal_become": False,
             "shoal_executable": str(BIN / "shoal"),
             "shoal_publish_dir": str(self.published),
-            "shoal_peers": [self.publisher.peer],
+            "shoal_peers": self.seeds,
             "shoal_apps": {"shop": app},
             **self.variables,
         }
-        agents = {"pub": self.publisher, **self.hosts}
+        agents = {**self.publishers, **self.hosts}
         own = {
             name: {
                 "shoal_socket": str(agent.socket),
@@ -133,7 +145,7 @@ class Fleet:
             "all": {
                 "vars": shared,
                 "children": {
-                    "shoal_publishers": {"hosts": {"pub": own.pop("pub")}},
+                    "shoal_publishers": {"hosts": {name: own.pop(name) for name in self.publishers}},
                     "shop_servers": {"hosts": own},
                 },
             }

@@ -278,6 +278,38 @@ def test_a_large_fleet_switches_as_jobs(fleet: Fleet) -> None:
     assert run.changed == {"host1": 3, "host2": 3, "host3": 3, "pub": 0}
 
 
+def test_a_fleet_larger_than_the_forks_fetches_at_once_from_the_second_publisher_when_the_first_is_gone(
+    tmp_path: Path, agent_factory: AgentFactory, wait_until: Callable[..., object]
+) -> None:
+    second = agent_factory("pub2")
+    fleet = Fleet(
+        folder=tmp_path,
+        collections=make_collections(tmp_path / "collections"),
+        publisher=agent_factory("pub"),
+        hosts={name: agent_factory(name) for name in (f"host{number}" for number in range(1, 7))},
+        second_publisher=second,
+    )
+    fleet.publish("1.0")
+    [published] = second.client.torrents()
+    assert published["state"] == "complete"
+    second.client.change(published["info_hash"], upload_limit=1000)  # so that no host can have it before all ask
+    fleet.publisher.stop()
+
+    fleet.app["ramp"] = ["100%"]
+    with fleet.start("rollout", "--forks", "2", app="shop", version="1.0") as process:
+        wait_until(
+            lambda: all(agent.client.torrents() for agent in fleet.hosts.values()), 240, "all hosts fetch, 2 at a time"
+        )
+        assert not any(agent.client.torrents()[0]["state"] == "complete" for agent in fleet.hosts.values())
+        second.client.change(published["info_hash"], upload_limit=0)
+        out, err = process.communicate(timeout=600)
+    assert process.returncode == 0, out + err
+    assert fleet.versions == ["1.0"] * 6
+    assert "1.0  prefetch   6/6 hosts in " in err
+    assert "the agent of the publisher does not answer" in out + err
+    assert "1.0  switched   host1 host2 host3 host4 host5 host6 ✓" in err
+
+
 def test_a_switch_goes_on_when_the_playbook_is_interrupted(
     fetched: Fleet, wait_until: Callable[..., object], tmp_path: Path
 ) -> None:

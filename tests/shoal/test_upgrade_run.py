@@ -134,6 +134,14 @@ def test_there_is_no_way_back_past_an_irreversible_version(running: Shop) -> Non
     assert running.releases.activate("1.0")["error"]["code"] == "no_way_back"
 
 
+def test_an_irreversible_version_that_fails_stays_and_is_said_to_have_failed(running: Shop) -> None:
+    running.relay(running.publish("2.0", {"broken": ""}, {"irreversible": True}))
+    result = running.run()
+    assert (result["ok"], result["outcome"], result["reason"], result["current"]) == (False, "failed", "health", "2.0")
+    again = running.run()
+    assert (again["reason"], again["past"]) == ("up_to_date", {"sequence": 2, "failed": [2]})
+
+
 # -- what is not believed ----------------------------------------------------------------------------------------
 
 

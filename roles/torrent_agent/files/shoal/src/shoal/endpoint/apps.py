@@ -124,10 +124,11 @@ def load(folder: Path, name: str, file: Path | None = None) -> App:
     documents.check_name("app", name, documents.APP_PATTERN)
     path = file or folder / f"{name}{SUFFIX}"
     try:
-        require_trusted(path.parent, path.parent.stat())
+        if file is None:
+            require_trusted(folder, folder.stat())
         keys = build(Keys, read_yaml(path), str(path), _PARSERS, _contradictions)
     except OSError as error:
-        raise EndpointError(f"{path.parent} cannot be read: {error.strerror}", code="bad_config") from None
+        raise EndpointError(f"{folder} cannot be read: {error.strerror}", code="bad_config") from None
     except SettingsError as error:
         raise EndpointError(str(error), hint="see docs/upgrade.md", code="bad_config") from None
     return App(name, folder / f"{name}{SUFFIX}", keys)

@@ -33,7 +33,7 @@ BIN = Path(sys.executable).parent
 PUBLISHER = "publisher"
 HOSTS = tuple(f"host{number}" for number in range(1, 6))
 
-START_SECONDS = 20.0
+START_SECONDS = 60.0
 STOP_SECONDS = 20.0
 NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 

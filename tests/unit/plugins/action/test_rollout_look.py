@@ -38,7 +38,9 @@ def run(home):
             done = subprocess.run(["/bin/sh", "-c", line], env=environment, capture_output=True, text=True, check=False)
             return {"rc": done.returncode, "stdout": done.stdout, "stderr": done.stderr}
 
-    return lambda command, data: rollout_look.ActionModule._run_command(Host(), command, data=data, handle_exceptions=False)
+    return lambda command, data: rollout_look.ActionModule._run_command(
+        Host(), command, data=data, handle_exceptions=False
+    )
 
 
 @pytest.mark.parametrize("executable", ["shoal", "~/own place/shoal", "{home}/own place/shoal"])

@@ -51,6 +51,7 @@ VERBS: dict[str, dict[str, Any]] = {
     "halt": {"reason": "it burns"},
     "resume": {},
     "revoke": {"version": "1.0"},
+    "withdraw": {"versions": ["1.0"]},
     "refresh": {},
 }
 
@@ -69,6 +70,9 @@ def prepare(shop: Publisher, verb: str) -> None:
         shop.publish("1.0", again=True, rollout=["10"], at=NOW - HOUR / 2)
     if verb == "resume":
         shop.do("halt", at=NOW - HOUR / 2)
+    if verb == "withdraw":
+        for channel in ("stable", "canary"):
+            shop.publish("1.0.1", channel=channel, at=NOW - HOUR / 2)
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -206,6 +210,26 @@ def test_a_revoked_version_is_so_on_every_channel_and_never_comes_back(shop: Pub
             shop.publish("1.0", channel=channel, again=True)
     shop.publish("1.1", channel="new")
     assert shop.client(tmp_path / "c").read("new").document.is_revoked("1.0")
+
+
+def test_a_withdrawn_version_is_gone_and_its_name_is_not_used_again(shop: Publisher, tmp_path: Path) -> None:
+    with pytest.raises(EndpointError, match=r"stable is at 1\.0") as found:
+        shop.do("withdraw", versions=["1.0"])
+    assert found.value.code == "in_use"
+    with pytest.raises(EndpointError, match=r"9\.9 is not at the end point"):
+        shop.do("withdraw", versions=["9.9"])
+    for channel in ("stable", "canary"):
+        shop.publish("1.1", channel=channel)
+    shop.publish("1.2")
+    before = len(shop.file("*.targets.json").read_bytes())
+    done = shop.do("withdraw", versions=["1.0"])
+    assert [one["version"] for one in done["endpoint"]["versions"]] == ["1.1", "1.2"]
+    assert len(shop.file("*.targets.json").read_bytes()) < before - 200
+    view = shop.client(tmp_path / "host").read("stable")
+    assert (view.sequence, view.version) == (3, "1.2")
+    for manifest in (manifest_of("shop", "1.0"), manifest_of("shop", "1.0", entries=4)):
+        with pytest.raises(EndpointError, match="was published here and withdrawn"):
+            shop.publish("1.0", manifest=manifest, again=True)
 
 
 def test_a_share_does_not_shrink_and_keeps_its_sequence(shop: Publisher, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ _SUMMARIES = {
     "halt": "let no host begin to upgrade on a channel",
     "resume": "take a halt back",
     "revoke": "say that a version is not to be activated",
+    "withdraw": "take versions away that no channel is at",
     "refresh": "sign anew what will expire; a timer does it every hour",
     "rotate": "replace the keys of a role",
     "verify": "read an end point as a host would",
@@ -88,6 +89,7 @@ _OPTIONS: list[tuple[frozenset[str], str, dict[str, Any]]] = [
         {"dest": "published", "default": "", "metavar": "DIR", "help": "the folder that release_publish made"},
     ),
     (frozenset({"revoke"}), "version", {"nargs": "?", "default": ""}),
+    (frozenset({"withdraw"}), "versions", {"nargs": "*", "default": [], "metavar": "VERSION"}),
     (frozenset({"halt", "revoke"}), "--reason", {"default": "", "help": "words for people"}),
     (frozenset({"init", "verify"}), "--app", {"default": "", "help": "the application's name"}),
     (
@@ -258,6 +260,7 @@ _VERBS: dict[str, Callable[[Request, bool], dict[str, Any]]] = {
     "halt": lambda request, check: publisher.halt(request, check=check),
     "resume": lambda request, check: publisher.resume(request, check=check),
     "revoke": lambda request, check: publisher.revoke(request, check=check),
+    "withdraw": lambda request, check: publisher.withdraw(request, check=check),
     "refresh": lambda request, check: publisher.refresh(request, check=check),
     "rotate": lambda request, check: publisher.rotate(request, check=check),
     "verify": _verify,

@@ -206,6 +206,31 @@ def revoke(request: Request, *, check: bool, at: datetime | None = None) -> Resu
     return _change(request, change, check, at)
 
 
+def withdraw(request: Request, *, check: bool, at: datetime | None = None) -> Result:
+    """Take versions off the end point that no channel is at. Their bytes may not come back as others, so neither do
+    they."""
+
+    def change(repository: Repository, _at: datetime) -> str:
+        if not request.versions:
+            raise RequestError("withdraw needs versions")
+        named = {channel.version: channel.channel for channel in repository.channels()}
+        for version in request.versions:
+            if version in named:
+                raise EndpointError(
+                    f"{named[version]} is at {version}: it is not withdrawn",
+                    hint="publish another version there first; to stop one, revoke it or halt the channel",
+                    code="in_use",
+                )
+            if repository.manifest(version) is None and not _was_published(repository, version):
+                raise EndpointError(f"{version} is not at the end point", code="not_published")
+        gone = [version for version in dict.fromkeys(request.versions) if repository.manifest(version)]
+        for version in gone:
+            repository.drop([documents.manifest_path(version), documents.torrent_path(version)])
+        return "withdrawn" if gone else ""
+
+    return _change(request, change, check, at)
+
+
 def refresh(request: Request, *, check: bool, at: datetime | None = None) -> Result:
     """Sign anew what will expire, with the keys that are there; a timer does it every hour."""
     at = at or now()
@@ -262,7 +287,7 @@ def _change(
         repository = Repository.open(Path(request.folder))
         before = describe(repository, at)
         done = change(repository, at)
-        if repository.writes:
+        if repository.touched:
             repository.sign_targets(keyring, at)
         elif repository.unsigned:
             _refresh(repository, keyring, at, force=False)  # what was done before was cut short
@@ -353,6 +378,12 @@ def _check_same(repository: Repository, known: Manifest | None, manifest: Manife
             code="conflict",
         )
     if known is None:
+        if _was_published(repository, manifest.version):
+            raise EndpointError(
+                f"{manifest.version} was published here and withdrawn",
+                hint="what is published never changes: publish these bytes as another version",
+                code="conflict",
+            )
         return
     other = [name for name in _BYTES if getattr(known, name) != getattr(manifest, name)]
     if other:
@@ -362,6 +393,10 @@ def _check_same(repository: Repository, known: Manifest | None, manifest: Manife
             hint="what is published never changes: publish these bytes as another version",
             code="conflict",
         )
+
+
+def _was_published(repository: Repository, version: str) -> bool:
+    return any(one.version == version for channel in repository.channels() for one in channel.history)
 
 
 def _put(repository: Repository, channel: Channel) -> None:

@@ -66,6 +66,7 @@ class Repository:
     timestamp: Metadata[Timestamp]
     unsigned: tuple[str, ...] = ()  # roles that the newest root does not vouch for: a rotation was cut short
     writes: list[Write] = field(default_factory=list)
+    touched: bool = False  # whether targets are others than were signed
     _read: bytes = b""  # timestamp.json as it was read
 
     # -- reading -------------------------------------------------------------------------------------------------
@@ -175,6 +176,13 @@ class Repository:
             info = TargetFile.from_data(path, data, ["sha256"])
             self.targets.signed.targets[path] = info
             self.writes.append(Write(self._target_file(info), data))
+            self.touched = True
+
+    def drop(self, paths: Iterable[str]) -> None:
+        """Take targets away, by path; `sign_targets` comes after it. Their files go when no reader asks for them."""
+        for path in paths:
+            del self.targets.signed.targets[path]
+            self.touched = True
 
     def sign_targets(self, keyring: Keyring, at: datetime, roots: Iterable[Root] = ()) -> None:
         """Sign targets anew, and what depends on it. ``roots``: all that must vouch for it (default: the newest)."""

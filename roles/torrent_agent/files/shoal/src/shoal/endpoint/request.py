@@ -35,6 +35,7 @@ class Request(Struct, frozen=True, forbid_unknown_fields=True):
     channel: str = ""
     source: str = ""  # promote: the channel whose version it is
     version: str = ""
+    versions: list[str] = []  # withdraw
     published: str = ""  # publish: the folder that release_publish made
     rollout: list[str] = []
     sequence: Annotated[int, Meta(ge=0, le=2**53)] = 0  # 0: the next one

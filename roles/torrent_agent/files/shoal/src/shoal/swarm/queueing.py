@@ -22,6 +22,8 @@ one peer brought 1.2 MB/s."""
 
 _FALLEN = 0.7
 _LOOKS = 3
+_TRIAL = 6  # looks: libtorrent's rates are means of about five seconds
+_GAIN = 1.25
 
 
 class Queueing:
@@ -30,15 +32,26 @@ class Queueing:
     def __init__(self) -> None:
         self._best = 0
         self._worse = 0  # looks in a row
+        self._before = 0  # the rate when a trial began
+        self._trial = 0  # looks that are left of it
         self._needs_more = False
 
     def look(self, rate: int, peers: int) -> int:
         """SHALLOW or DEEP, for the payload's ``rate`` in bytes/s from ``peers``. To be called about once a second.
 
         libtorrent begins with more and more blocks a peer, so the best rate so far is what the link can carry. If two
-        blocks do not keep it up, because answers take long to come, it stays DEEP.
+        blocks do not keep it up, DEEP is tried: where answers take long to come, that helps, and it stays; where the
+        link or the machine is busy with other things, it does not.
         """
-        self._best = max(self._best, rate)
-        self._worse = self._worse + 1 if rate < _FALLEN * self._best else 0
-        self._needs_more |= self._worse >= _LOOKS
-        return DEEP if self._needs_more or rate >= _FAST or peers <= _FEW else SHALLOW
+        if self._trial:
+            self._trial -= 1
+            if not self._trial:
+                self._needs_more = rate >= _GAIN * self._before
+                self._best = rate
+        else:
+            self._best = max(self._best, rate)
+            self._worse = self._worse + 1 if rate < _FALLEN * self._best else 0
+            if self._worse >= _LOOKS:
+                self._before, self._worse, self._trial = rate, 0, _TRIAL
+        deep = self._needs_more or self._trial or rate >= _FAST or peers <= _FEW
+        return DEEP if deep else SHALLOW

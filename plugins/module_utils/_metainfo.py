@@ -525,47 +525,55 @@ def hash_payload(payload: Payload, piece_length: int) -> tuple[bytes, str | None
     sha256 = hashlib.sha256()
     hashes: list[bytes] = []
     waiting: deque[Any] = deque()
+    workers = min(4, os.cpu_count() or 1)
+    most_waiting = 2 * workers  # bounds the memory, whatever the size
+    # Used again and again: fresh memory for every block costs as much time as hashing it. One more is being filled.
+    buffers = deque(bytearray(block_size) for _number in range(most_waiting + 1))
 
     def take() -> None:
-        pieces, whole = waiting.popleft()
+        buffer, pieces, whole = waiting.popleft()
         hashes.append(pieces.result())
         whole.result()
+        buffers.append(buffer)
 
-    workers = min(4, os.cpu_count() or 1)
     with ThreadPoolExecutor(workers) as pool, ThreadPoolExecutor(1) as in_order:
-        for block in _blocks(payload.files, block_size):
-            waiting.append((pool.submit(_sha1_pieces, block, piece_length), in_order.submit(sha256.update, block)))
-            if len(waiting) > 2 * workers:  # bounds the memory, whatever the size
+        for buffer, length in _blocks(payload.files, buffers):
+            block = memoryview(buffer)[:length]
+            pieces = pool.submit(_sha1_pieces, block, piece_length)
+            waiting.append((buffer, pieces, in_order.submit(sha256.update, block)))
+            if len(waiting) >= most_waiting:
                 take()
         while waiting:
             take()
     return b"".join(hashes), sha256.hexdigest() if payload.is_file else None
 
 
-def _sha1_pieces(block: bytes, piece_length: int) -> bytes:
-    view = memoryview(block)
+def _sha1_pieces(block: memoryview, piece_length: int) -> bytes:
     return b"".join(
-        hashlib.sha1(view[start : start + piece_length]).digest() for start in range(0, len(block), piece_length)
+        hashlib.sha1(block[start : start + piece_length]).digest() for start in range(0, len(block), piece_length)
     )
 
 
-def _blocks(files: Iterable[PayloadFile], size: int) -> Iterator[bytes]:
-    """The files' bytes, one after the other as BEP 3 has them, in blocks of `size`; the last may be shorter."""
-    rest = bytearray()
+def _blocks(files: Iterable[PayloadFile], buffers: deque[bytearray]) -> Iterator[tuple[bytearray, int]]:
+    """The files' bytes, one after the other as BEP 3 has them, in buffers that are taken from `buffers` when needed.
+
+    Each comes with the number of bytes that are in it: all of it, but for the last.
+    """
+    buffer, filled = buffers.popleft(), 0
     for entry in files:
         try:
             with open(entry.location, "rb", buffering=0) as file:
                 before = os.fstat(file.fileno())
                 left = entry.size
                 while left:
-                    data = file.read(min(size - len(rest), left))
-                    if not data:
+                    count = file.readinto(memoryview(buffer)[filled : filled + left])
+                    if not count:
                         break
-                    left -= len(data)
-                    rest += data
-                    if len(rest) == size:
-                        yield bytes(rest)
-                        rest.clear()
+                    left -= count
+                    filled += count
+                    if filled == len(buffer):
+                        yield buffer, filled
+                        buffer, filled = buffers.popleft(), 0
                 after = os.fstat(file.fileno())
         except OSError as error:
             raise MetainfoError("cannot read the payload %s: %s" % (entry.location, error.strerror)) from None
@@ -573,8 +581,8 @@ def _blocks(files: Iterable[PayloadFile], size: int) -> Iterator[bytes]:
             raise MetainfoError(
                 "%s changed while it was read. Run this again when nothing writes to it any more." % entry.location
             )
-    if rest:
-        yield bytes(rest)
+    if filled:
+        yield buffer, filled
 
 
 def announce_tiers(trackers: Iterable[Any]) -> list[list[str]]:

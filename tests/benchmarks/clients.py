@@ -410,11 +410,12 @@ http {{
 _CHIHAYA = {
     "chihaya": {
         "announce_interval": "60s",
-        "min_announce_interval": "30s",
         "prometheus_addr": "127.0.0.1:6880",
-        "http": {"addr": f"{HUB_ADDRESS}:{TRACKER_PORT}", "read_timeout": "5s", "write_timeout": "5s"},
         "max_numwant": 200,
         "default_numwant": 100,
-        "storage": {"name": "memory", "config": {"shard_count": 16, "peer_lifetime": "3m", "gc_interval": "1m"}},
+        "max_scrape_infohashes": 50,
+        "http": {"addr": f"{HUB_ADDRESS}:{TRACKER_PORT}", "read_timeout": "5s", "write_timeout": "5s"},
+        # its first collection would forget peers that announce within its first second
+        "storage": {"name": "memory", "config": {"shard_count": 16, "peer_lifetime": "3m", "gc_interval": "1h"}},
     }
 }

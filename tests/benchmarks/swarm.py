@@ -9,8 +9,8 @@ what else the machine does falls on all of them. A client may be given libtorren
 
     --client shoal --client 'shoal:{"unchoke_slots_limit": 3}'
 
-and `{"tracker": "chihaya"}` for that tracker, if its binary is there. Results go to --output: one JSON a case with
-every host's time, tables as Markdown, pictures as SVG. Needs root; says what it skips, and why.
+and 'shoal:{"tracker": "chihaya"}' for that tracker (v2.0.0-rc.2), if it is on PATH. Results go to --output: one JSON a
+case with every host's time, tables as Markdown, pictures as SVG. Needs root; says what it skips, and why.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ import network
 import pictures
 from clients import ANNOUNCE, CLIENTS, Job, TrialError
 from network import Network
-from results import COLUMNS, Case, Trial, markdown, save, table, title
+from results import COLUMNS, Case, Trial, load, markdown, save, table, title
 from rich.console import Console
 from rich.table import Table
 
@@ -78,9 +78,15 @@ def main() -> int:
     parser.add_argument("--hosts", type=int, help="number of hosts, instead of the case's")
     parser.add_argument("--piece", type=int, help="KiB of a piece, instead of what torrent_create chooses")
     parser.add_argument("--output", type=Path, default=Path("build/benchmarks"))
+    parser.add_argument(
+        "--draw", action="store_true", help="measure nothing: tables and pictures of what --output holds"
+    )
     parser.add_argument("--keep-logs", action="store_true", help="leave the clients' logs in the output folder")
     arguments = parser.parse_args()
     console = Console(width=130)
+    if arguments.draw:
+        draw(arguments.output)
+        return 0
     if why := network.missing():
         console.print(f"[yellow]Skipped: {why}")
         return 0
@@ -99,6 +105,8 @@ def main() -> int:
             if arguments.hosts:
                 case = replace(case, hosts=arguments.hosts, name=f"{case.name}-{arguments.hosts}hosts")
             measure(case, clients, arguments, console)
+        draw(arguments.output)
+        console.print(f"Tables and pictures are in {arguments.output}")
     except KeyboardInterrupt:
         console.print("Interrupted; namespaces and processes are gone.")
         return 130
@@ -158,8 +166,22 @@ def measure(
                 console.print(f"  run {run}: {label}: {shown}", highlight=False)
                 save(arguments.output / f"{case.name}.json", machine(piece_length), case, trials)
     show(case, trials, console)
-    (arguments.output / f"{case.name}.md").write_text(markdown(case, trials))
-    pictures.draw(arguments.output, case, trials)
+
+
+def draw(folder: Path) -> None:
+    """Tables and pictures of every result in ``folder``."""
+    results = [load(path) for path in sorted(folder.glob("*.json"))]
+    for case, trials in results:
+        (folder / f"{case.name}.md").write_text(markdown(case, trials))
+        pictures.draw(folder, case, trials)
+    # only those that differ in nothing but the number of hosts
+    alike = [
+        (case, trials)
+        for case, trials in results
+        if (case.rate, case.size, case.slow, case.late) == (10 * MBIT, 32 * MB, 0, False)
+    ]
+    if alike:
+        pictures.over_hosts(folder, alike)
 
 
 def one(case: Case, label: str, run: int, client: Any, variant: dict[str, Any], job: Job, digest: str) -> Trial:

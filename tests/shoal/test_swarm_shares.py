@@ -54,8 +54,9 @@ def test_requests_in_flight_follow_the_peers_or_the_limit() -> None:
         ("a slow link", [200_000, 900_000, 1_100_000, 1_150_000, 1_000_000], 5, SHALLOW),
         ("a fast link", [2 * MB, 9 * MB, 11 * MB], 5, DEEP),
         ("nobody but the publisher and one more", [200_000, 900_000, 1_100_000], 2, DEEP),
-        ("a long way: two blocks a peer bring less than the best", [1 * MB, 4 * MB, 3 * MB] + [2 * MB] * 5, 5, DEEP),
-        ("and so it stays", [1 * MB, 4 * MB] + [2 * MB] * 3 + [4 * MB] * 5, 5, DEEP),
+        ("a long way: two blocks a peer bring less than the best", [1 * MB, 4 * MB] + [2 * MB] * 3, 5, DEEP),
+        ("more blocks helped, and so it stays", [1 * MB, 4 * MB] + [2 * MB] * 3 + [4 * MB] * 20, 5, DEEP),
+        ("others use the link now: more do not help", [1 * MB, 4 * MB] + [2 * MB] * 20, 5, SHALLOW),
         ("a moment's weakness", [1 * MB, 4 * MB, 2 * MB, 2 * MB, 4 * MB, 2 * MB, 4 * MB], 5, SHALLOW),
     ],
 )

@@ -117,6 +117,22 @@ def test_what_is_published_arrives_by_itself_and_what_is_broken_goes_back(
     assert shop.releases.current() == "1.2"
 
 
+def test_an_agent_that_is_killed_on_the_way_arrives_all_the_same(
+    shop: Shop, seeder: Any, host: Any, wait_until: Any
+) -> None:
+    one = shop.publish("1.0")
+    wait_until(lambda: app_of(host)["state"] == "fetching", timeout=WAIT, what="the fetching")
+    host.kill()
+    host.start()
+    hand_over(one, seeder, host, wait_until)
+    wait_until(lambda: app_of(host)["state"] in ("upgrading", "up_to_date"), timeout=WAIT, what="the asking")
+    host.kill()
+    host.start()
+    wait_until(lambda: app_of(host)["state"] == "up_to_date", timeout=WAIT, what="1.0")
+    assert shop.releases.current() == "1.0"
+    assert shop.ask("status")["upgrade"]["channels"]["stable"]["failed"] == []
+
+
 def watch(host: Any, *flags: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "shoal", "watch", "--socket", str(host.socket), *flags],
@@ -160,7 +176,7 @@ def test_people_nudge_it_and_it_tells_of_itself(
         wait_until(lambda: len(reports.taken) == 2, timeout=WAIT, what="the reports")
         activated, back = reports.taken
         assert (activated["host"], activated["app"], activated["outcome"]) == ("host1", "shop", "activated")
-        assert (back["outcome"], back["reason"], back["version"]) == ("rolled_back", "health", "1.1")
+        assert (back["outcome"], back["reason"], back["version"]) == ("rolled_back", "post_activate", "1.1")
         assert reports.asked == 3
 
         figures = host.client.metrics()
@@ -169,7 +185,7 @@ def test_people_nudge_it_and_it_tells_of_itself(
             f"shoal_app_sequence_seen{{{labels}}} 2.0",
             f"shoal_app_sequence_active{{{labels}}} 1.0",
             f'shoal_app_outcomes_total{{{labels},outcome="activated",reason="due"}} 1.0',
-            f'shoal_app_outcomes_total{{{labels},outcome="rolled_back",reason="health"}} 1.0',
+            f'shoal_app_outcomes_total{{{labels},outcome="rolled_back",reason="post_activate"}} 1.0',
             f'shoal_app_polls_refused_total{{{labels},reason="unreachable"}} 1.0',
             'shoal_torrents{state="complete"} 2.0',
         ):

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from endpoint_helpers import NOW, Publisher
 from release_helpers import App, service, spec
-from upgrade_helpers import Shop, make_shop
+from upgrade_helpers import HOOK, Shop, make_shop
 
 from shoal.endpoint import publisher
 from shoal.endpoint.errors import EndpointError
@@ -52,7 +52,9 @@ def test_what_is_signed_and_here_is_activated_once(tmp_path: Path) -> None:
         assert served.pid() == pid
 
 
-def test_a_broken_version_is_left_and_not_tried_again(running: Shop) -> None:
+def test_a_version_that_is_not_healthy_is_left_and_not_tried_again(running: Shop) -> None:
+    running.release["switch"] = {"health": [{"command": HOOK, "timeout": 2}]}
+    running.follow()
     running.relay(running.publish("1.1", {"broken": ""}))
     back = running.run()
     assert (back["ok"], back["outcome"], back["reason"]) == (False, "rolled_back", "health")
@@ -75,7 +77,7 @@ def test_a_deployment_script_does_the_whole_switch(tmp_path: Path) -> None:
     script.write_text(SCRIPT)
     script.chmod(0o755)
     shop = make_shop(tmp_path)
-    shop.release["switch"]["script"] = [str(script)]
+    shop.release["switch"] = {"script": [str(script)], "health": [{"command": HOOK, "timeout": 2}]}
     shop.follow()
     for version, files in (("1.0", {}), ("1.1", {"broken": ""})):
         shop.relay(shop.publish(version, files))
@@ -137,7 +139,7 @@ def test_there_is_no_way_back_past_an_irreversible_version(running: Shop) -> Non
 def test_an_irreversible_version_that_fails_stays_and_is_said_to_have_failed(running: Shop) -> None:
     running.relay(running.publish("2.0", {"broken": ""}, {"irreversible": True}))
     result = running.run()
-    assert (result["ok"], result["outcome"], result["reason"], result["current"]) == (False, "failed", "health", "2.0")
+    assert (result["outcome"], result["reason"], result["current"]) == ("failed", "post_activate", "2.0")
     again = running.run()
     assert (again["reason"], again["past"]) == ("up_to_date", {"sequence": 2, "failed": [2]})
 

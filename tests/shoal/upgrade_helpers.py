@@ -157,15 +157,17 @@ class Shop:
         return {**result, "events": events}
 
 
-HEALTH = {"command": ["sh", "-c", "test ! -e broken"], "timeout": 0.3, "interval": 0.1}  # is tried once at least
+# What holds a file `broken` fails: at once by the hook, so that no test waits; a check is tried for some time.
+HOOK = ["sh", "-c", "test ! -e broken"]
+HEALTH = {"command": ["test", "-e", "VERSION"], "timeout": 30}
 
 
 def make_shop(base: Path, service: Service | None = None, **release: Any) -> Shop:
-    """A shop with nothing published yet. What holds a file `broken` is not healthy; with ``service``, that decides."""
+    """A shop with nothing published yet; with ``service``, that is what runs it."""
     checks: list[Result] = [HEALTH]
-    switch: Result = {"health": checks}
+    switch: Result = {"health": checks, "hooks": {"post_activate": HOOK}}
     if service:
-        checks[:] = [{"url": service.url(), "version": {"json": "version"}, "timeout": 5, "interval": 0.05}]
+        checks[:] = [{"url": service.url(), "version": {"json": "version"}, "timeout": 60, "interval": 0.05}]
         switch["restart"] = service.restart
     shop = Shop(base, service.app if service else App(base), Publisher(base), {"switch": switch, **release})
     shop.follow()

@@ -197,6 +197,7 @@ def test_people_nudge_it_and_it_tells_of_itself(
             assert f"shoal_app_sequence_seen{{{labels}}} 2.0" in answer.read().decode()
         outcomes = [event["outcome"] for event in events if event.get("event") == "upgrade"]
         assert outcomes == ["activated", "rolled_back"]
+        assert "shop: rolled_back (post_activate)" in [event["message"] for event in events]
 
 
 def test_its_file_may_change_while_it_runs(shop: Shop, seeder: Any, host: Any, wait_until: Any) -> None:

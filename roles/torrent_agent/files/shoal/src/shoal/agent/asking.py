@@ -84,7 +84,8 @@ async def _result(reader: asyncio.StreamReader, app: str) -> Answer:
             raise ValueError(f"{line[:80]!r} is no JSON object")
         if event.get("event") == "result":
             return event
-        log.debug("%s: %s", app, event.get("event"), extra={"event": "upgrade_progress", "fields": event})
+        fields = {"app": app, "progress": event}
+        log.debug("%s: %s", app, event.get("event"), extra={"event": "upgrade_progress", "fields": fields})
 
 
 def _unreachable(message: str) -> Answer:

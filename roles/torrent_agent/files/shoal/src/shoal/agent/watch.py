@@ -241,7 +241,8 @@ class Watcher:
         outcome, reason = str(told["outcome"]), str(told["reason"])
         self.outcomes[outcome, reason] += 1
         bad = outcome in ("rolled_back", "failed", "refused")
-        fields = {"app": self.app.name, "channel": self.app.channel, **told}
+        fields = {"app": self.app.name, "channel": self.app.channel, **told, "detail": told["message"]}
+        del fields["message"]  # the line has its own
         write = log.warning if bad else log.info
         write("%s: %s (%s)", self.app.name, outcome, reason, extra={"event": "upgrade", "fields": fields})
         self._report(self.app, self.config.agent_name, told)

@@ -927,8 +927,7 @@ class Engine:
                 status = torrent.handle.status()
                 torrent.take_counters(status)
                 torrent.take_seconds(now)
-                queueing = torrent.queueing.look(status.download_payload_rate, status.num_peers)
-                self._tune("request_queue_time", queueing)
+                self._tune("request_queue_time", torrent.look_at_rate(status, now))
                 # Survives a kill of this process, and of more only the resume data is to be trusted: no sync.
                 if torrent.record_write is None or torrent.record_write.done():
                     self._write_record(torrent, sync=False)

@@ -36,9 +36,10 @@ class Queueing:
         self._trial = 0  # looks that are left of it
         self._needs_more = False
 
-    def look(self, rate: int, peers: int) -> int:
+    def look(self, rate: int, recent: float, peers: int) -> int:
         """SHALLOW or DEEP, for the payload's ``rate`` in bytes/s from ``peers``. To be called about once a second.
 
+        ``recent``: the rate since the last look, where ``rate`` is a mean that takes seconds to rise.
         libtorrent begins with more and more blocks a peer, so the best rate so far is what the link can carry. If two
         blocks do not keep it up, DEEP is tried: where answers take long to come, that helps, and it stays; where the
         link or the machine is busy with other things, it does not.
@@ -53,5 +54,5 @@ class Queueing:
             self._worse = self._worse + 1 if rate < _FALLEN * self._best else 0
             if self._worse >= _LOOKS:
                 self._before, self._worse, self._trial = rate, 0, _TRIAL
-        deep = self._needs_more or self._trial or rate >= _FAST or peers <= _FEW
+        deep = self._needs_more or self._trial or max(rate, recent) >= _FAST or peers <= _FEW
         return DEEP if deep else SHALLOW

@@ -108,6 +108,7 @@ class Torrent:
         self.progressed_at = 0.0
         self.shares_due: float | None = None  # when to look who else fetches, and to share the pieces out anew
         self.queueing = Queueing()
+        self.looked_at = (0.0, 0)  # when, and the bytes that had come until then
         self.sharers: set[str] = set()  # the names that they were shared out among
         self.web_seeds = WebSeedTimer(policy)
         self.swarm_delivered = False  # since the last look
@@ -282,7 +283,13 @@ class Torrent:
             self.record.download_seconds += now - self.fetching_since
             self.fetching_since = now
 
-    # --- what to fetch first ---
+    # --- what to fetch first, and how much to ask for ---
+
+    def look_at_rate(self, status: Any, now: float) -> int:
+        """How much to ask peers for in advance (``request_queue_time``)."""
+        (before, had), self.looked_at = self.looked_at, (now, status.total_payload_download)
+        recent = (status.total_payload_download - had) / max(0.1, now - before)
+        return self.queueing.look(status.download_payload_rate, recent, status.num_peers)
 
     def share_out(self, own_name: str) -> None:
         """Begin with a share of the pieces that is ours, beside the other agents that fetch them, too."""

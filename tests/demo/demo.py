@@ -21,7 +21,7 @@ from rich.markup import escape
 from rich.table import Table
 
 FOLDER = CHECKOUT / ".cache" / "demo"
-LIMIT = 9_000_000  # bytes per second, up and down, of each agent: alone the publisher would need five times as long
+LIMIT = 8_000_000  # bytes per second, up and down, of each agent: alone the publisher would need five times as long
 MOST_SENT = 1.5  # times the archive, by the publisher
 ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C, a job's time limit, a closed terminal
 TOLERANCE = 0.01  # of the archive, in the sum of what a host received

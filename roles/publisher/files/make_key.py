@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Makes an operator's key on the controller: Ed25519, as PEM (PKCS #8), whole or not at all, never over one that is there.
+"""Makes an operator's key on the controller: Ed25519 as PEM (PKCS #8), whole or not at all, never over another.
 
 Runs with the Python of ansible-core, which has cryptography for its vault.
 """

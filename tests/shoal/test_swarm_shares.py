@@ -53,6 +53,7 @@ def test_requests_in_flight_follow_the_peers_or_the_limit() -> None:
     [
         ("a slow link", [200_000, 900_000, 1_100_000, 1_150_000, 1_000_000], 5, SHALLOW),
         ("a fast link", [2 * MB, 9 * MB, 11 * MB], 5, DEEP),
+        ("a fast link, as soon as it shows", [7 * MB], 5, DEEP),
         ("nobody but the publisher and one more", [200_000, 900_000, 1_100_000], 2, DEEP),
         ("a long way: two blocks a peer bring less than the best", [1 * MB, 4 * MB] + [2 * MB] * 3, 5, DEEP),
         ("more blocks helped, and so it stays", [1 * MB, 4 * MB] + [2 * MB] * 3 + [4 * MB] * 20, 5, DEEP),
@@ -62,7 +63,7 @@ def test_requests_in_flight_follow_the_peers_or_the_limit() -> None:
 )
 def test_what_is_asked_for_in_advance_is_found_out(story: str, rates: list[int], peers: int, ends: int) -> None:
     queueing = Queueing()
-    assert [queueing.look(rate, peers) for rate in rates][-1] == ends, story
+    assert [queueing.look(rate, rate, peers) for rate in rates][-1] == ends, story
 
 
 def test_hosts_take_different_pieces_first(tmp_path: Path) -> None:

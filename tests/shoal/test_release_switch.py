@@ -625,6 +625,8 @@ def test_a_killed_follower_leaves_the_switch_to_its_end(app: App) -> None:
         wait_until(
             lambda: (app.ask("info")["release"]["unproven"] or {}).get("step") == "pre_activate", "the hook runs"
         )
+        assert follower.stdout
+        assert follower.stdout.readline()  # while Python starts it may lose a Ctrl-C
         follower.send_signal(number)
         assert follower.wait(30) != 0
         follower.communicate()

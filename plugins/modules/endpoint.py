@@ -32,13 +32,13 @@ options:
       - V(publish) puts a published version into a channel, V(promote) that of another channel.
       - V(percent) plans which share of the fleet may upgrade when.
       - V(halt) has no host begin to upgrade, V(resume) takes that back.
-      - V(revoke) says that a version is not to be activated.
+      - V(revoke) says that a version is not to be activated, V(withdraw) takes versions away that no channel is at.
       - V(refresh) signs anew what will expire.
       - V(rotate) replaces the keys of a role.
       - V(verify) reads the end point as a host would, V(list) tells what is there. Both change nothing.
     type: str
     required: true
-    choices: [init, publish, promote, percent, halt, resume, revoke, refresh, rotate, verify, list]
+    choices: [init, publish, promote, percent, halt, resume, revoke, withdraw, refresh, rotate, verify, list]
   app:
     description:
       - The name of the application, with O(verb=init).
@@ -57,6 +57,12 @@ options:
       - Publish a version that is at the end point already; promote only this one; the version to revoke.
       - Put it in quotes, since YAML reads V(1.10) as the number 1.1.
     type: str
+  versions:
+    description:
+      - The versions to withdraw.
+    type: list
+    elements: str
+    default: []
   source:
     description:
       - With O(verb=promote), the channel whose version it is.
@@ -238,9 +244,9 @@ from ansible.module_utils.basic import AnsibleModule
 from ..module_utils._shoal_cli import ShoalCliError, find_executable, run_shoal
 
 REQUEST_OPTIONS = (
-    "folder", "app", "channel", "published", "version", "source", "rollout", "again", "sequence", "reason", "force",
-    "keys", "pems", "passphrase", "operator_keys", "publisher_keys", "root_keys", "root_threshold", "role", "new_keys",
-    "lock_timeout",
+    "folder", "app", "channel", "published", "version", "versions", "source", "rollout", "again", "sequence", "reason",
+    "force", "keys", "pems", "passphrase", "operator_keys", "publisher_keys", "root_keys", "root_threshold", "role",
+    "new_keys", "lock_timeout",
 )  # fmt: skip
 RETURNED = ("outcome", "endpoint", "channels", "error")
 
@@ -260,6 +266,7 @@ def main() -> None:
                     "halt",
                     "resume",
                     "revoke",
+                    "withdraw",
                     "refresh",
                     "rotate",
                     "verify",
@@ -270,6 +277,7 @@ def main() -> None:
             "channel": {"type": "str"},
             "published": {"type": "path"},
             "version": {"type": "str"},
+            "versions": {"type": "list", "elements": "str", "default": []},
             "source": {"type": "str"},
             "rollout": {"type": "list", "elements": "str", "default": []},
             "again": {"type": "bool", "default": False},
@@ -299,6 +307,7 @@ def main() -> None:
             ("verb", "halt", ("channel",)),
             ("verb", "resume", ("channel",)),
             ("verb", "revoke", ("version",)),
+            ("verb", "withdraw", ("versions",)),
             ("verb", "rotate", ("role", "new_keys")),
         ],
         supports_check_mode=True,

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from shoal.common.durable import sync_dir
 from shoal.endpoint.errors import EndpointError
 
 if TYPE_CHECKING:
@@ -43,15 +44,6 @@ def make_dirs(path: Path) -> None:
     path.mkdir(exist_ok=True)
     path.chmod(0o755)
     sync_dir(path.parent)
-
-
-def sync_dir(path: Path) -> None:
-    """Put the entries of the directory ``path`` on the disk: a rename is only lasting after this."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 class Lease:

@@ -18,8 +18,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from securesystemslib.signer import CryptoSigner
 
+from shoal.common.durable import sync_dir
 from shoal.endpoint.errors import SigningKeyError
-from shoal.endpoint.folder import sync_dir
 
 MAX_KEY_FILE = 64 << 10  # bytes; a real one has 119
 

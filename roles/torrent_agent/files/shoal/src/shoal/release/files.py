@@ -8,18 +8,10 @@ import shutil
 import stat
 from pathlib import Path
 
+from shoal.common.durable import sync_dir
 from shoal.release.errors import ReleaseError
 
 _libc = ctypes.CDLL(None, use_errno=True)
-
-
-def sync_dir(path: Path) -> None:
-    """Put the entries of the directory ``path`` on the disk: a rename is only lasting after this."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def sync_tree(path: Path) -> None:

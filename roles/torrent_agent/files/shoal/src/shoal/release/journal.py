@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from shoal.common.durable import sync_dir
 from shoal.release import files
 from shoal.release.errors import ReleaseError
 from shoal.release.layout import Layout, Pointer
@@ -66,7 +67,7 @@ def write(layout: Layout, journal: Journal) -> None:
     link = _link(layout)
     if link and not link.is_symlink():
         link.symlink_to(layout.root)
-        files.sync_dir(MARKED)
+        sync_dir(MARKED)
     files.write_whole(layout.journal_file, msgspec.json.encode(journal))
 
 

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import Struct
 
+from shoal.common.durable import sync_dir
 from shoal.release import files
 from shoal.release.errors import ReleaseError
 from shoal.release.request import Request
@@ -143,7 +144,7 @@ class Layout:
         files.remove_tree(doomed)
         if self.release(version).is_dir():
             self.release(version).rename(doomed)
-            files.sync_dir(self.releases)
+            sync_dir(self.releases)
         (self.records / f"{version}.json").unlink(missing_ok=True)
         files.remove_tree(doomed)
 

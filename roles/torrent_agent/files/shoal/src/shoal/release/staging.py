@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from shoal.common.durable import sync_dir
 from shoal.release import archive, files, metainfo
 from shoal.release.errors import ReleaseError, RequestError, SpaceError
 from shoal.release.events import Emit
@@ -111,8 +112,8 @@ def stage(request: Request, layout: Layout, emit: Emit) -> tuple[Record, bool]:
             )
             layout.write_record(record)
             folder.rename(layout.release(version))
-            files.sync_dir(layout.releases)
-            files.sync_dir(layout.staging)
+            sync_dir(layout.releases)
+            sync_dir(layout.staging)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise SpaceError(f"no space left while unpacking {version}: {error}") from None

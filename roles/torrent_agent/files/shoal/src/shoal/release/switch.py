@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from shoal.common.durable import sync_dir
 from shoal.release import commands, files, health, journal, listeners, shared, systemd
 from shoal.release.archive import Ownership
 from shoal.release.errors import ReleaseError, StepError
@@ -217,7 +218,7 @@ def sync(switch: Switch) -> None:
     """Put the release on the disk, with what hooks and links added: a switch must not survive what it points at."""
     files.sync_tree(switch.release)
     if switch.layout.releases.is_dir():
-        files.sync_dir(switch.layout.releases)
+        sync_dir(switch.layout.releases)
 
 
 def switch_over(switch: Switch) -> None:

@@ -82,16 +82,10 @@ class Store:
     """The folder of one application, and the state in it."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.lock = folder / "lock"
         self.trusted = folder / "trusted"
         self.torrent = folder / "release.torrent"
         self._file = folder / "state.json"
         self.state = self._read()
-
-    def prepare(self) -> None:
-        """Make the folder. Raises OSError."""
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def save(self, state: State) -> None:
         """Keep ``state``, on the disk when it returns."""

@@ -7,7 +7,8 @@ What is going to be done is written down before it is begun. After a kill at any
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -355,10 +356,8 @@ def run(
     begun: Result = {"protocol": PROTOCOL, "ok": False, "changed": False, "app": name, "outcome": "refused"}
     try:
         app = apps.load(places.apps, name)
-        store = Store(places.state / name)
-        store.prepare()
-        with Lock.acquire(store.lock, {"verb": "upgrade", "who": name}):
-            return Run(app, places, Store(store.folder), emit, observe).go()
+        with _alone(name, places, "upgrade") as store:
+            return Run(app, places, store, emit, observe).go()
     except LockedError as error:
         return {**begun, "outcome": "busy", "reason": "busy", "error": error.as_dict(), "message": str(error)}
     except (EndpointError, ReleaseError, UpgradeError) as error:
@@ -368,15 +367,22 @@ def run(
         return {**begun, "reason": "io_error", "message": found["message"], "error": found}
 
 
+@contextmanager
+def _alone(name: str, places: Places, verb: str) -> Iterator[Store]:
+    """What is remembered of application ``name``, and nobody else's to change meanwhile. Raises LockedError."""
+    folder = places.state / name
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with Lock.acquire(folder / "lock", {"verb": verb, "who": name}):
+        yield Store(folder)
+
+
 def follow(name: str, places: Places) -> Result:
     """Take the pin of a pushed version back: what runs now is known, and the channel counts again."""
     app = apps.load(places.apps, name)
-    store = Store(places.state / name)
-    store.prepare()
-    with Lock.acquire(store.lock, {"verb": "follow", "who": name}):
-        one = Run(app, places, Store(store.folder))
+    with _alone(name, places, "follow") as store:
+        one = Run(app, places, store)
         before = one.state
-        one.store.save(msgspec.structs.replace(before, known=True, runs=one.current()))
+        store.save(msgspec.structs.replace(before, known=True, runs=one.current()))
         changed = before.known and before.runs != one.state.runs
         return {**_described(one), "changed": changed, "outcome": "following"}
 

@@ -11,6 +11,7 @@ protocols.
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
@@ -40,6 +41,11 @@ def find_executable(given: Optional[str]) -> str:
     if given:
         return os.path.expanduser(given)
     return INSTALLED if os.path.exists(INSTALLED) else "shoal"
+
+
+def caller() -> str:
+    """The name of the user that the connection logged in as, also where that user became another one."""
+    return os.environ.get("SUDO_USER") or getpass.getuser()
 
 
 def run_release(

@@ -233,7 +233,6 @@ error:
 """
 
 import functools
-import getpass
 import os
 import pwd
 import socket
@@ -241,7 +240,7 @@ from typing import Any, Dict, List
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils._shoal_cli import ShoalCliError, find_executable, run_shoal
+from ..module_utils._shoal_cli import ShoalCliError, caller, find_executable, run_shoal
 
 REQUEST_OPTIONS = (
     "folder", "app", "channel", "published", "version", "versions", "source", "rollout", "again", "sequence", "reason",
@@ -315,7 +314,7 @@ def main() -> None:
     params: Dict[str, Any] = module.params
     # What is empty is left out: the command knows what it means not to be told.
     request = {key: params[key] for key in REQUEST_OPTIONS if params[key]}
-    request["who"] = params["who"] or "%s@%s" % (os.environ.get("SUDO_USER") or getpass.getuser(), socket.gethostname())
+    request["who"] = params["who"] or "%s@%s" % (caller(), socket.gethostname())
     try:
         result = run_shoal(
             functools.partial(module.run_command, cwd="/"),

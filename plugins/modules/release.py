@@ -319,13 +319,12 @@ error:
       type: str
 """
 
-import getpass
 import os
 from typing import Any, Dict
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils._shoal_cli import ShoalCliError, find_executable, run_release
+from ..module_utils._shoal_cli import ShoalCliError, caller, find_executable, run_release
 
 HEALTH_OPTIONS = {
     "url": {"type": "str"},
@@ -460,7 +459,7 @@ class Release:
         request.update(
             version=None if previous else params["version"],
             previous=previous,
-            who=params["who"] or os.environ.get("SUDO_USER") or getpass.getuser(),
+            who=params["who"] or caller(),
             switch=switch,
             **more,
         )

@@ -146,7 +146,6 @@ manifest:
 """
 
 import errno
-import getpass
 import hashlib
 import json
 import os
@@ -159,7 +158,7 @@ from typing import Any, Dict, List, Optional
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils import _metainfo
-from ..module_utils._shoal_cli import ShoalCliError, find_executable, run_release
+from ..module_utils._shoal_cli import ShoalCliError, caller, find_executable, run_release
 from ..module_utils._torf import require_torf
 
 FORMAT = 1
@@ -300,7 +299,7 @@ class Publication:
             "entries": found["entries"],
             "irreversible": self.params["irreversible"],
             "notes": self.params["notes"],
-            "published_by": self.params["who"] or os.environ.get("SUDO_USER") or getpass.getuser(),
+            "published_by": self.params["who"] or caller(),
             "published_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
 

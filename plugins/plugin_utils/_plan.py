@@ -254,8 +254,9 @@ def _pull_plan(run: Mapping[str, Any], inventory: Inventory, problems: _Problems
     # as the role publisher serves it
     scheme = "https" if variables.get("publisher_tls_certificate") else "http"
     url = (values["endpoint_url"] or f"{scheme}://{first}:{variables.get('publisher_port', PORT)}").rstrip("/")
+    selected = set(inventory.selected)
     for host, app, own in found:
-        if host in set(inventory.selected):
+        if host in selected:
             follow.setdefault(host, {})[app] = app_file(own, f"{url}/{app}/")
     return {
         "apps": list(everywhere),

@@ -256,15 +256,25 @@ class WithMark(Transfer):
         return folder
 
 
-class Aria2(WithMark, Swarm):
-    programs = ("aria2c",)
+class OneShot(WithMark, Swarm):
+    """A client that is begun when its host is to seed or to fetch."""
+
+    checking: str  # what has it look at what is there
 
     def add_publisher(self) -> None:
-        self._add(0, "--check-integrity=true")
+        self._add(0, self.checking)
 
     def add_hosts(self) -> None:
         for number in range(1, len(self.job.network.hosts)):
             self._add(number)
+
+    def _add(self, number: int, *more: str) -> None:
+        raise NotImplementedError
+
+
+class Aria2(OneShot):
+    programs = ("aria2c",)
+    checking = "--check-integrity=true"
 
     def _add(self, number: int, *more: str) -> None:
         command = ["aria2c", "--no-conf", "--enable-dht=false", "--bt-enable-lpd=false", "--seed-ratio=0.0"]
@@ -273,15 +283,9 @@ class Aria2(WithMark, Swarm):
         self.run(number, *command, self.job.torrent)
 
 
-class Transmission(WithMark, Swarm):
+class Transmission(OneShot):
     programs = ("transmission-cli",)
-
-    def add_publisher(self) -> None:
-        self._add(0, "--verify")
-
-    def add_hosts(self) -> None:
-        for number in range(1, len(self.job.network.hosts)):
-            self._add(number)
+    checking = "--verify"
 
     def _add(self, number: int, *more: str) -> None:
         config = self.job.of(number) / "config"

@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import http.server
 import threading
-import time
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -212,9 +211,3 @@ def served(folder: Path) -> Iterator[Server]:
         yield server
     finally:
         server.close()
-
-
-def within(seconds: float) -> Callable[[], float]:
-    """A clock that says how much of ``seconds`` is left."""
-    end = time.monotonic() + seconds
-    return lambda: end - time.monotonic()

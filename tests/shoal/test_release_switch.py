@@ -320,6 +320,17 @@ def test_a_hook_out_of_time_is_killed_with_its_grandchildren(app: App) -> None:
         wait_until(lambda pid=pid: not alive(int(pid)), f"process {pid} is gone")
 
 
+@pytest.mark.parametrize("trap", ["", "trap '' TERM; "])
+def test_a_hook_that_writes_without_end_is_killed_in_time(app: App, trap: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shoal.release.commands.TERM_GRACE", 0.2)
+    endless = hook(app, "endless", f"{trap}exec yes again and again")
+    app.stage("1.0")
+    result = app.activate("1.0", switch={"hooks": {"pre_activate": endless}, "hook_timeout": 0.5})
+    assert (result["outcome"], app.current()) == ("failed", None)
+    assert "was not done after" in result["reason"]
+    assert result["output"]["pre_activate"].endswith("again and again\n")
+
+
 def alive(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"

@@ -25,6 +25,8 @@ from shoal.release.errors import ReleaseError
 OUTPUT_LIMIT = 64 << 10  # bytes of a command's output that are kept: its end, where the error is
 LINE_LIMIT = 2000  # characters of one line handed to `on_line`
 LINES_LIMIT = 500  # lines handed to `on_line`
+READ = 64 << 10  # bytes of output taken at once: all that a pipe holds
+READS = 16  # in a row, then somebody else looks at the clock: a command may write faster than it is read, for ever
 TERM_GRACE = 5.0  # seconds between SIGTERM and SIGKILL
 
 # What of the caller's environment a command may see; the rest is of no use to it, or a secret.
@@ -207,8 +209,10 @@ class _Output:
         if not self._open:
             time.sleep(wait)
             return
-        while self._selector.select(wait):
-            data = os.read(self._pipe.fileno(), 1 << 16)
+        for _ in range(READS):
+            if not self._selector.select(wait):
+                return
+            data = os.read(self._pipe.fileno(), READ)
             if not data:
                 self._open = False
                 return

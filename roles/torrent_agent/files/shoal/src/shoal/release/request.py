@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, TypeVar
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta, Struct
@@ -210,14 +211,31 @@ def _check_health(check: HealthCheck) -> None:
         raise RequestError("switch.health: each check needs exactly one of url, tcp, command")
     if check.url is not None and not re.match(r"https?://[^/\s]+", check.url):
         raise RequestError(f"switch.health: url {check.url!r} must start with http:// or https:// and name a host")
+    if check.url is not None and not re.fullmatch("[!-~]+", check.url):
+        raise RequestError(
+            f"switch.health: url {check.url!r} must be of printable ASCII characters without spaces",
+            hint="write others as %XX",
+        )
     if check.tcp is not None and not re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^:\s]+):[0-9]{1,5}", check.tcp):
         raise RequestError(f"switch.health: tcp {check.tcp!r} must be host:port, an IPv6 address in brackets")
+    _check_address(check.url or f"//{check.tcp or 'localhost'}")
     if check.version is None:
         return
     if check.url is None:
         raise RequestError("switch.health: version can only be read from an answer to a url")
     if sum(map(bool, (check.version.json, check.version.header, check.version.body))) != 1:
         raise RequestError("switch.health: version needs exactly one of json, header, body")
+
+
+def _check_address(url: str) -> None:
+    """Refuse now what nobody could connect to: while a switch waits for its health, that would be a fault of ours."""
+    try:
+        parts = urlsplit(url)
+        usable = bool((parts.hostname or "").encode("idna")) and parts.port != 0
+    except ValueError as error:
+        raise RequestError(f"switch.health: {url.lstrip('/')!r} names no address: {error}") from None
+    if not usable:
+        raise RequestError(f"switch.health: {url.lstrip('/')!r} names no host, or port 0")
 
 
 def _check_switch(switch: SwitchSpec) -> None:

@@ -7,6 +7,7 @@ what keeps them on the test network (no DHT, no local discovery) and has them se
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -209,9 +210,13 @@ class Shoal(Swarm):
                 if status["state"] == "error":
                     self.errors.append(f"host{number}: {status['error']}")
                     return
+            self.fetched(number)
             self.times[number] = time.time()
         except UnreachableError as error:
             self.errors.append(f"host{number}: {error}")
+
+    def fetched(self, number: int) -> None:
+        """Do what a host does before it is finished."""
 
     def finished(self) -> dict[int, float]:
         if self.errors:
@@ -361,9 +366,12 @@ class Curl(FromServer):
         self.run(0, "nginx", "-c", config, "-e", folder / "error.log")
         self.wait("nginx's start", lambda: (folder / "nginx.pid").exists())
 
+    @property
+    def url(self) -> str:
+        return f"http://{self.job.publisher.address}:8080/{self.job.payload.name}"
+
     def command(self, number: int) -> list[str | Path]:
-        url = f"http://{self.job.publisher.address}:8080/{self.job.payload.name}"
-        return ["curl", "-sS", "--fail", "-o", self.result(number), url]
+        return ["curl", "-sS", "--fail", "-o", self.result(number), self.url]
 
 
 class Rsync(FromServer):
@@ -383,6 +391,87 @@ class Rsync(FromServer):
         return ["rsync", "-q", "--whole-file", source, self.result(number)]
 
 
+class Module(Transfer):
+    """One of Ansible's own modules: the publisher is the controller, and reaches all hosts at once by ssh."""
+
+    programs = ("sshd", "ssh-keygen")
+    module: str
+
+    @abstractmethod
+    def arguments(self) -> dict[str, str]:
+        """The module's, but for `dest`."""
+
+    def prepare(self) -> None:
+        keys = self.job.of(0)
+        for name in ("host", "user"):
+            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", keys / name], check=True)
+        (keys / "user.pub").rename(keys / "allowed")
+        Path("/run/sshd").mkdir(exist_ok=True)
+        for number, place in enumerate(self.job.hosts, start=1):
+            config = self.job.of(number) / "sshd.conf"
+            config.write_text(_SSHD.format(address=place.address, keys=keys))
+            self.run(number, shutil.which("sshd") or "sshd", "-D", "-e", "-f", config)
+        hosts = {
+            f"host{number}": {"ansible_host": place.address, "dest": str(self.result(number))}
+            for number, place in enumerate(self.job.hosts, start=1)
+        }
+        options = (
+            "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o ControlMaster=auto -o ControlPersist=60s"
+        )
+        variables = {
+            "ansible_user": "root",
+            "ansible_ssh_private_key_file": str(keys / "user"),
+            "ansible_ssh_common_args": options,
+            "ansible_python_interpreter": sys.executable,
+        }
+        (keys / "inventory.json").write_text(json.dumps({"all": {"hosts": hosts, "vars": variables}}))
+        ping = self._ansible("ansible.builtin.ping", {"data": "here"})
+        if ping.wait(START_SECONDS) != 0:
+            raise TrialError(f"Ansible does not reach the hosts; see {self.job.folder / 'log'}")
+
+    def start(self) -> None:
+        self.task = self._ansible(self.module, {**self.arguments(), "dest": "{{ dest }}"})
+
+    def _ansible(self, module: str, arguments: dict[str, str]) -> subprocess.Popen[bytes]:
+        program = Path(sys.executable).with_name("ansible")
+        command = [program, "all", "-i", self.job.of(0) / "inventory.json", "-m", module, "-a", json.dumps(arguments)]
+        forks = str(len(self.job.hosts))
+        environment = os.environ | {"ANSIBLE_FORKS": forks, "ANSIBLE_PIPELINING": "1", "LC_ALL": "C.UTF-8"}
+        environment |= {"ANSIBLE_SSH_CONTROL_PATH_DIR": str(self.job.of(0) / "cp")}
+        return self.run(0, *command, env=environment)
+
+    def finished(self) -> dict[int, float]:
+        if self.task.poll():
+            raise TrialError(f"ansible ended with {self.task.returncode}; see {self.job.folder / 'log'}")
+        found = {number: self.result(number) for number in range(1, len(self.job.network.hosts))}
+        # it gets its name when it is whole
+        return {number: path.stat().st_ctime for number, path in found.items() if path.exists()}
+
+    def result(self, number: int) -> Path:
+        return self.job.of(number) / self.job.payload.name
+
+
+class Copy(Module):
+    module = "ansible.builtin.copy"
+
+    def arguments(self) -> dict[str, str]:
+        return {"src": str(self.job.payload)}
+
+
+class GetUrl(Module):
+    module = "ansible.builtin.get_url"
+    programs = (*Module.programs, *Curl.programs)
+
+    def prepare(self) -> None:
+        super().prepare()
+        self.server = Curl(self.job, {})
+        self.server.processes = self.processes  # ended with ours
+        self.server.prepare()
+
+    def arguments(self) -> dict[str, str]:
+        return {"url": self.server.url, "timeout": "3600"}
+
+
 CLIENTS: dict[str, type[Transfer]] = {
     "shoal": Shoal,
     "aria2": Aria2,
@@ -390,7 +479,19 @@ CLIENTS: dict[str, type[Transfer]] = {
     "libtorrent": Libtorrent,
     "curl": Curl,
     "rsync": Rsync,
+    "copy": Copy,
+    "get_url": GetUrl,
 }
+
+_SSHD = """\
+ListenAddress {address}
+HostKey {keys}/host
+AuthorizedKeysFile {keys}/allowed
+PermitRootLogin prohibit-password
+PidFile none
+StrictModes no
+UsePAM no
+"""
 
 _NGINX = """\
 daemon off;

@@ -21,7 +21,6 @@ import json
 import os
 import platform
 import random
-import resource
 import shutil
 import signal
 import subprocess
@@ -41,6 +40,7 @@ from network import Network
 from results import COLUMNS, Case, Trial, load, markdown, save, table, title
 from rich.console import Console
 from rich.table import Table
+from usage import cpu_of_children
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "plugins" / "module_utils"))
 import _metainfo  # what torrent_create makes is what is measured
@@ -222,12 +222,6 @@ def one(case: Case, label: str, run: int, client: Any, variant: dict[str, Any], 
     received = [a[0] - b[0] for a, b in zip(after, before, strict=True)][1:]
     cpu = cpu_of_children() - cpu_before
     return Trial(label, run, seconds, after[0][1] - before[0][1], received, curve, cpu)
-
-
-def cpu_of_children() -> float:
-    """Seconds of processor time of all child processes that have ended."""
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
 
 
 def show(case: Case, trials: list[Trial], console: Console) -> None:

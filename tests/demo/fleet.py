@@ -43,10 +43,10 @@ class DemoError(Exception):
 
 
 @contextlib.contextmanager
-def started_fleet(folder: Path, limit: int) -> Iterator[Fleet]:
+def started_fleet(folder: Path, limit: int, hosts: tuple[str, ...] = HOSTS) -> Iterator[Fleet]:
     """A fleet below `folder`, new and started; whatever happens, nothing of it runs afterwards.
 
-    `limit` is what each agent may send and what it may receive, in bytes per second.
+    `limit` is what each agent may send and what it may receive, in bytes per second; 0: all there is.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (
@@ -58,7 +58,7 @@ def started_fleet(folder: Path, limit: int) -> Iterator[Fleet]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise DemoError(f"another demo runs in {folder}: wait for its end") from None
-        fleet = Fleet(folder, Path(sockets), limit)
+        fleet = Fleet(folder, Path(sockets), limit, hosts)
         fleet.stop()  # what an earlier run left behind that was killed with no time to clean up
         try:
             fleet.start()
@@ -68,19 +68,21 @@ def started_fleet(folder: Path, limit: int) -> Iterator[Fleet]:
 
 
 class Fleet:
-    """A tracker, a publisher and five hosts, each with an agent.
+    """A tracker, a publisher and some hosts, each with an agent.
 
     SHOAL_DEMO_TRACKER in the environment takes the place of the tracker of our own: an announce URL on 127.0.0.1, where
     the agents listen.
     """
 
-    def __init__(self, folder: Path, sockets: Path, limit: int) -> None:
+    def __init__(self, folder: Path, sockets: Path, limit: int, hosts: tuple[str, ...]) -> None:
+        self.hosts = hosts
+        self.ansible: dict[str, str] = {}  # more of Ansible's settings, as its environment variables
         self.folder = folder
         self.sockets = sockets
         self.limit = limit
         self.home = folder / "run"
-        self._reserved = [reserved_port() for _ in HOSTS]
-        self.ports = {host: each.getsockname()[1] for host, each in zip(HOSTS, self._reserved, strict=True)}
+        self._reserved = [reserved_port() for _ in hosts]
+        self.ports = {host: each.getsockname()[1] for host, each in zip(hosts, self._reserved, strict=True)}
         self.tracker = ""
         self._agents: dict[str, subprocess.Popen[bytes]] = {}
         self._playbooks = 0
@@ -92,7 +94,7 @@ class Fleet:
         self.tracker = os.environ.get("SHOAL_DEMO_TRACKER") or self._own_tracker()
 
         agents = {}
-        for name in (PUBLISHER, *HOSTS):
+        for name in (PUBLISHER, *self.hosts):
             config = self.home / "hosts" / name / "agent.yml"
             config.parent.mkdir(parents=True)
             config.write_text(json.dumps(self._agent_config(name), indent=2))  # JSON is YAML
@@ -241,6 +243,7 @@ class Fleet:
                 ANSIBLE_COLLECTIONS_PATH=str(self.folder.parent / "collections"),
                 ANSIBLE_REMOTE_TMP=str(self.home / "ansible/tmp"),
                 SHOAL_DEMO_STATS=str(stats),
+                **self.ansible,
             )
             assert process.stderr is not None
             for line in process.stderr:

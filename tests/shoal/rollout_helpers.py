@@ -176,6 +176,7 @@ class Fleet:
                 "ANSIBLE_LOCAL_TEMP": str(self.folder / "ansible"),
                 "ANSIBLE_ASYNC_DIR": str(self.folder / "jobs"),
                 "ANSIBLE_NOCOLOR": "1",
+                "ANSIBLE_STRATEGY": "free",  # as a user may have it: a gate has to see all hosts all the same
                 "LC_ALL": "C.UTF-8",
                 **(env or {}),
             },

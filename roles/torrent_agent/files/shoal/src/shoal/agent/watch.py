@@ -35,6 +35,7 @@ Report = Callable[[App, str, Answer], None]
 
 RETRY, MAX_RETRY = 2.0, 300.0  # seconds until the privileged side is asked again, at first and at last
 LONGEST_SLEEP = 3600.0  # seconds; a clock may be set meanwhile
+UNENDED = ("busy", "refused")  # outcomes after which something may be half done
 SETTLED = ("activated", "rolled_back", "failed")  # outcomes after which a sequence is done with
 _DONE = ("up_to_date", "failed_before")
 _TOLD = ("outcome", "reason", "message", "sequence", "version", "current", "until", "seconds")  # of an answer
@@ -60,6 +61,7 @@ class Watcher:
         self._reason = ""  # of the last decision
         self._until: float | None = None  # Unix time at which the time alone changes the decision
         self._polled_at = 0.0
+        self._next_poll = 0.0  # of the monotonic clock: not before
         self._polling = False
         self._error: EndpointError | None = None
         self._fetched = 0  # the sequence that the engine was told of, since the agent's start
@@ -68,7 +70,7 @@ class Watcher:
         self._past = Past()  # as the privileged side told it
         self._settled: tuple[int, Action] | None = None  # what needs not be asked again
         self._retries = 0
-        self._retry_at: float | None = None  # Unix time
+        self._retry_at: float | None = None  # of the monotonic clock
         self._answer: Answer | None = None
 
     async def run(self) -> None:
@@ -91,7 +93,7 @@ class Watcher:
         delay = schedule.first_delay(rng, interval)
         while True:
             await _wait(self._nudged, delay)
-            await asyncio.sleep(self._polled_at + apps.MIN_INTERVAL - time.time())  # however often somebody nudges
+            await asyncio.sleep(self._next_poll - time.monotonic())  # however often somebody nudges
             self._nudged.clear()
             try:
                 await self.poll()
@@ -110,6 +112,7 @@ class Watcher:
             return
         finally:
             self._polled_at = time.time()
+            self._next_poll = time.monotonic() + apps.MIN_INTERVAL
             self._polling = False
             self.polls += 1
         if self._error is not None:
@@ -118,6 +121,7 @@ class Watcher:
         if self._view is None or view.sequence != self._view.sequence:
             fields = {"app": view.app, "channel": view.channel, "sequence": view.sequence, "version": view.version}
             log.info("%s is at %s", view.app, view.version, extra={"event": "channel", "fields": fields})
+            self._retry_at, self._retries = None, 0  # what stood in the way of another sequence may not in its
         self._view = view
         # Decided before anybody hears that a poll is over, so that the state is that of this poll.
         self._decide(view)
@@ -149,16 +153,25 @@ class Watcher:
 
     async def _follow_for_ever(self) -> None:
         while True:
-            now = time.time()
-            times = [at for at in (self._until, self._retry_at) if at is not None]
-            await _wait(self._look, max(0.0, min([*times, now + LONGEST_SLEEP]) - now))
+            await _wait(self._look, self._pause())
             self._look.clear()
+            if self._retry_at is not None and self._retry_at <= time.monotonic():
+                self._retry_at = None
             try:
                 if self._view is not None:
                     await self._follow(self._view)
             except Exception:
-                self._retry_at = time.time() + MAX_RETRY
+                self._retry_at, self._until = time.monotonic() + MAX_RETRY, None
                 log.exception("%s cannot be followed", self.app.name)
+
+    def _pause(self) -> float:
+        """Seconds until time alone may change what is to be done."""
+        waits = [LONGEST_SLEEP]
+        if self._until is not None:
+            waits.append(self._until - time.time())
+        if self._retry_at is not None:
+            waits.append(self._retry_at - time.monotonic())
+        return max(0.0, min(waits))
 
     def _decide(self, view: View) -> Action:
         policy = self.app.policy
@@ -171,14 +184,15 @@ class Watcher:
 
     async def _follow(self, view: View) -> None:
         action = self._decide(view)
-        if action == "none" or not await self._add(view):
+        if action == "none":
+            # Nobody is to begin now; but what was begun is brought to its end, or back, whatever is published since.
+            if self._answer is None or self._answer["outcome"] not in UNENDED:
+                return
+        elif not await self._add(view) or self._settled == (view.sequence, action):
             return
-        if self._settled == (view.sequence, action):
+        if self._retry_at is not None:
             return
-        if self._retry_at is not None and time.time() < self._retry_at:
-            return
-        self._retry_at = None
-        if not await self._is_here(view, action):
+        if action != "none" and not await self._is_here(view, action):
             return
         if action == "fetch":
             self._settled = (view.sequence, action)
@@ -228,14 +242,14 @@ class Watcher:
         self._answer = told
         sequence = answer.get("sequence")
         if sequence is not None and sequence < view.sequence:  # that of a run that had begun before
-            self._retry_at = time.time() + RETRY
+            self._retry_at = time.monotonic() + RETRY
         elif told["outcome"] in SETTLED or told["reason"] in _DONE or (told["outcome"], action) == ("staged", "stage"):
             self._settled, self._retries = (view.sequence, action), 0
             self._decide(view)
         else:
             wait = min(RETRY * 2 ** min(self._retries, 20), MAX_RETRY)
             self._retries += 1
-            self._retry_at = time.time() + wait * random.uniform(1 - schedule.SPREAD, 1)
+            self._retry_at = time.monotonic() + wait * random.uniform(1 - schedule.SPREAD, 1)
 
     def _tell(self, told: Answer) -> None:
         outcome, reason = str(told["outcome"]), str(told["reason"])

@@ -61,14 +61,19 @@ def _settle(client: Client, names: list[str], timeout: float) -> list[Json]:
 
 
 def _is_settled(app: Json) -> bool:
-    busy = app["state"] == "retrying" and app["outcome"]["outcome"] == "busy"
+    busy = app["state"] == "retrying" and _outcome(app) == "busy"
     return app["state"] not in _WORKING and not busy
 
 
 def _is_well(app: Json) -> bool:
     if app["state"] == "retrying":
-        return bool(app["outcome"]["outcome"] == "nothing")
+        return _outcome(app) == "nothing"
     return app["state"] in ("up_to_date", "waiting")
+
+
+def _outcome(app: Json) -> str:
+    """The last one; empty if nothing was asked yet, as after a fault before that."""
+    return str((app.get("outcome") or {}).get("outcome", ""))
 
 
 def _show(found: list[Json]) -> None:

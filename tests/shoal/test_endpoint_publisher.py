@@ -334,6 +334,24 @@ def test_hourly_refreshes_change_the_snapshot_twice_a_day_and_leave_no_heap(
     assert len(list((shop.folder / "metadata").glob("*.targets.json"))) == 1
 
 
+def test_who_read_the_old_timestamp_a_moment_ago_finds_all_that_it_leads_to(shop: Publisher, tmp_path: Path) -> None:
+    """The state before was there for days when the next one came; it goes when nobody can believe it any more."""
+    before = set(shop.folder.rglob("*.*"))
+    for path in before:
+        os.utime(path, (0, 0))
+    with served(shop.folder) as server:
+        server.lie["metadata/timestamp.json"] = (shop.folder / "metadata/timestamp.json").read_bytes()
+        shop.publish("1.1")
+        shop.do("withdraw", versions=["1.0"])
+        assert shop.client(tmp_path / "host", server.url).read("stable").version == "1.0"
+
+    for path in set(shop.folder.rglob("*.*")):
+        os.utime(path, (0, 0))
+    shop.do("refresh", force=True)
+    names = {path.name.partition(".")[2] for path in before - set(shop.folder.rglob("*.*"))}
+    assert names == {"snapshot.json", "targets.json", "stable.json", "1.0.json", "1.0.torrent"}
+
+
 # -- kills and crowds ----------------------------------------------------------------------------------------------
 
 

@@ -92,7 +92,7 @@ def _holder(fd: int) -> str:
 
 
 def prune(folder: Path, keep: set[Path], age: float) -> None:
-    """Delete the files in ``folder`` that are not in ``keep`` and were written more than ``age`` seconds ago.
+    """Delete the files in ``folder`` that are not in ``keep`` and were written or touched over ``age`` seconds ago.
 
     Readers that began before the last change still ask for the files of the state before, hence the age.
     """

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import os
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -68,6 +70,7 @@ class Repository:
     writes: list[Write] = field(default_factory=list)
     touched: bool = False  # whether targets are others than were signed
     _read: bytes = b""  # timestamp.json as it was read
+    _served: set[Path] = field(default_factory=set)  # the files that it leads to
 
     # -- reading -------------------------------------------------------------------------------------------------
 
@@ -104,6 +107,7 @@ class Repository:
                 raise _damaged(metadata, f"its {role} is not signed by the keys that root names")
             unsigned.append(role)
         found.unsigned = tuple(unsigned)
+        found._served = found._files()
         return found
 
     @classmethod
@@ -244,22 +248,30 @@ class Repository:
                 hint="let only one host write to it; then try again",
                 code="locked",
             )
+        files = self._files()
+        for old in self._served - files:
+            with suppress(OSError):  # gone, or another user's
+                os.utime(old)  # readers still ask for it: only now it begins to be old
         for write in self.writes:
             folder.write_whole(write.path, write.data, modified=write.modified)
             if write.path == path:
                 self._read = write.data
         self.writes.clear()
-        self._prune()
+        self._served = files
+        self._prune(files)
 
-    def _prune(self) -> None:
+    def _files(self) -> set[Path]:
+        """What readers ask for, beside roots and timestamp.json."""
         metadata = self.folder / "metadata"
-        keep = {metadata / "timestamp.json", *metadata.glob("*.root.json")}
-        keep |= {metadata / f"{one.signed.version}.{one.signed.type}.json" for one in (self.targets, self.snapshot)}
-        folder.prune(metadata, keep, PRUNE_AGE)
-        used = {self._target_file(info) for info in self.targets.signed.targets.values()}
+        names = {metadata / f"{one.signed.version}.{one.signed.type}.json" for one in (self.targets, self.snapshot)}
+        return names | {self._target_file(info) for info in self.targets.signed.targets.values()}
+
+    def _prune(self, keep: set[Path]) -> None:
+        metadata = self.folder / "metadata"
+        folder.prune(metadata, {metadata / "timestamp.json", *metadata.glob("*.root.json"), *keep}, PRUNE_AGE)
         for kind in ("channels", "manifests", "torrents"):
             if (self.folder / "targets" / kind).is_dir():
-                folder.prune(self.folder / "targets" / kind, used, PRUNE_AGE)
+                folder.prune(self.folder / "targets" / kind, keep, PRUNE_AGE)
 
 
 def copy_root(root: Root) -> Root:

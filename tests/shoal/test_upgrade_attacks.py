@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from endpoint_helpers import Publisher
-from release_helpers import App
+from release_helpers import App, wait_until
 from upgrade_helpers import Published, Shop, Unit, make_shop
 
 from shoal.upgrade import serve
@@ -308,6 +308,20 @@ def test_requests_that_are_wrong_are_refused_and_floods_and_silence_hold_nobody_
             assert unit.answer(client)["reason"] == "up_to_date"
     assert unit.ask()["reason"] == "up_to_date"
     assert unit.process.poll() is None
+
+
+def test_who_never_reads_does_not_keep_its_place(attacked: tuple[Shop, Published], unit: Unit) -> None:
+    """More is said than a socket holds, and less than makes the unit drop a follower while the work goes on."""
+    shop, _one = attacked
+    loud = ["sh", "-c", "yes $(printf %01900d 0) | head -300"]
+    shop.release = {**shop.release, "switch": {**shop.release["switch"], "hooks": {"pre_activate": loud}}}
+    shop.follow()
+    with contextlib.ExitStack() as opened:
+        for _ in range(serve.MAX_CLIENTS):
+            opened.enter_context(unit.connect()).sendall(b'{"protocol": 1, "app": "shop"}\n')
+        wait_until(lambda: shop.releases.current() == "1.1", "the switch", 60)
+        found = wait_until(lambda: (one := unit.ask())["reason"] != "limit" and one, "a place", 60)
+    assert found["reason"] == "up_to_date"
 
 
 def test_the_unit_ends_when_nobody_asks(attacked: tuple[Shop, Published], short_dir: Path) -> None:

@@ -21,6 +21,7 @@ LISTEN_FD = 3  # sd_listen_fds(3)
 MAX_CLIENTS = 16  # one agent asks, and now and then a person
 MAX_REQUEST = 4096  # bytes
 REQUEST_SECONDS = 5.0
+LAST_SECONDS = 5.0  # to take what was written before it was hung up on
 MAX_BUFFERED = 1 << 20  # bytes that a follower has not read yet
 MAX_LINE = 1 << 20  # bytes of one JSON line
 PAUSE = 1.0  # seconds between two pieces of work: asking without end must not cost a core
@@ -73,7 +74,7 @@ class _Server:
     async def _serve_client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._clients >= MAX_CLIENTS:
             self._tell(writer, _refusal("limit", f"{MAX_CLIENTS} others are connected", "try again in a moment"))
-            writer.close()
+            _hang_up(writer)
             return
         self._clients += 1
         try:
@@ -90,7 +91,7 @@ class _Server:
         finally:
             self._followers.discard(writer)
             self._clients -= 1
-            writer.close()
+            _hang_up(writer)
 
     async def _read(self, reader: asyncio.StreamReader) -> dict[str, Any] | None:
         """What is wrong with the request; None if it is right."""
@@ -141,7 +142,7 @@ class _Server:
             )
         done, self._followers = self._followers, set()
         for writer in done:
-            writer.close()
+            _hang_up(writer)
 
     def _hand_on(self, line: bytes) -> None:
         for writer in list(self._followers):
@@ -150,6 +151,12 @@ class _Server:
                 writer.transport.abort()
             else:
                 writer.write(line)
+
+
+def _hang_up(writer: asyncio.StreamWriter) -> None:
+    """Close it; a client that never takes the rest must not keep its place for ever."""
+    writer.close()
+    asyncio.get_running_loop().call_later(LAST_SECONDS, writer.transport.abort)
 
 
 def _refusal(code: str, message: str, hint: str = "") -> dict[str, Any]:

@@ -178,6 +178,31 @@ def test_a_new_sequence_is_not_held_up_by_what_stood_in_the_way_of_the_one_befor
     play(one, story)
 
 
+def test_the_first_version_is_waited_for_no_longer_than_the_next(
+    shop: Publisher, follow: Callable[..., Counted], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures: list[int] = []
+
+    def soon(_rng: object, failed: int, _interval: float) -> float:
+        failures.append(failed)
+        return 0.01
+
+    monkeypatch.setattr(watch.schedule, "next_delay", soon)
+    monkeypatch.setattr(watch.schedule, "first_delay", lambda _rng, _interval: 0.01)
+    monkeypatch.setattr(apps, "MIN_INTERVAL", 0.0)
+    side = Side()
+    one = follow(side)
+
+    async def story() -> None:
+        await until(lambda: one.polls >= 3)
+        assert one.describe()["error"]["code"] == "no_channel"
+        shop.publish("1.0")
+        await until(lambda: side.asked)
+        assert set(failures) == {0}
+
+    play(one, story)
+
+
 def test_a_clock_that_was_set_back_stops_neither_polls_nor_retries(
     shop: Publisher, follow: Callable[..., Counted], monkeypatch: pytest.MonkeyPatch
 ) -> None:

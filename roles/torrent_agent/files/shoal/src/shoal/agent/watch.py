@@ -136,7 +136,8 @@ class Watcher:
         return client.read(self.app.channel)
 
     def _fail(self, error: EndpointError) -> None:
-        self._failures += 1
+        # An end point that answers properly, and waits for its first version, is asked as often as any other.
+        self._failures = 0 if error.code == "no_channel" else self._failures + 1
         self.refused[error.code] += 1
         if self._error is None or self._error.code != error.code:  # once, and not every minute
             url = error.url if isinstance(error, RefusedError) else ""

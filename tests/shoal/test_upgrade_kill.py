@@ -126,6 +126,28 @@ def test_a_power_cut_in_the_switch_is_ended_by_the_next_run(
     assert result["outcome"] == ("activated" if scenario == WELL else "rolled_back")
 
 
+def test_a_switch_that_cannot_be_ended_is_told_until_it_can(
+    prepared: dict[str, Shop], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also while the channel is halted: a host that stands between two versions is not one that rightly waits."""
+    shop = copy_of(prepared[WELL], tmp_path)
+    with monkeypatch.context() as cut:
+        switch_killed_at(cut, "health")
+        run_in_child(shop)
+    shop.follow(hold=True)
+    log = shop.releases.home / "log.jsonl"
+    kept = log.rename(log.with_name("kept"))
+    log.symlink_to("nowhere")
+    for _ in range(2):
+        result = shop.run()
+        assert (result["ok"], result["outcome"], result["reason"]) == (False, "refused", "stuck")
+        assert "stands at 'commit'" in result["message"]
+    kept.replace(log)
+    result = shop.run()
+    assert (result["outcome"], result["version"], shop.releases.current()) == ("activated", "1.1", "1.1")
+    shop.releases.assert_settled()
+
+
 def test_a_switch_goes_on_when_the_run_that_began_it_is_killed(prepared: dict[str, Shop], tmp_path: Path) -> None:
     shop = copy_of(prepared[WELL], tmp_path)
     gate = tmp_path / "gate"

@@ -181,9 +181,11 @@ def settle(run: Run) -> None:
         raise _busy(f"the switch to {work.version} that was begun goes on by itself")
     if journal.read(run.layout) is not None:
         try:
-            verbs.recover(run.request, run.emit)
+            result = verbs.recover(run.request, run.emit)
         except LockedError as error:
             raise _busy(str(error)) from None
+        if _stands_still(result):  # the work stays, so that it is told until it has an end
+            raise _refused(result["error"])
         run.changed = True
     entry = next((entry for entry in run.layout.read_log(LOG_READ) if entry.get("who") == work.who), None)
     if entry is not None and entry["time"] >= work.started_at:
@@ -296,11 +298,10 @@ def activate(run: Run) -> None:
             run.drop()
         raise Stop("refused", error.code, str(error), error=error.as_dict()) from None
     run.changed |= result["changed"]
-    if "healthy" not in result and not result["ok"]:  # it was not begun, or it stands still
-        found = result["error"]
-        if found["code"] != "stuck":
+    if _stands_still(result):
+        if result["error"]["code"] != "stuck":  # else the work stays too
             run.drop()
-        raise Stop("refused", found["code"], found["message"], error=found)
+        raise _refused(result["error"])
     run.seconds.update({f"activate.{step}": spent for step, spent in result.get("seconds", {}).items()})
     run.result = {**_outcome(result["outcome"], result.get("reason", "")), "until": None}
     if "error" in result:
@@ -328,6 +329,15 @@ def _outcome(outcome: str, reason: str) -> Result:
         outcome = "activated"
     step = reason.partition(":")[0] if outcome != "activated" else "due"
     return {"outcome": outcome, "reason": step if step.isidentifier() else INTERRUPTED, "message": reason}
+
+
+def _stands_still(result: Result) -> bool:
+    """Whether a switch has no outcome: it was not begun, or it could not be brought to an end."""
+    return not result["ok"] and "healthy" not in result
+
+
+def _refused(error: dict[str, str]) -> Stop:
+    return Stop("refused", error["code"], error["message"], error=error)
 
 
 def _busy(message: str) -> Stop:

@@ -294,6 +294,12 @@ reason:
   returned: when it was
   type: str
   sample: http://127.0.0.1:8080/health answered 500 for 30 s
+healthy:
+  description:
+    - Whether the host serves a healthy release now, the old or the new one. V(false) where going back did not help,
+      where there is no way back, and where the switch was cut off between the two, so that nobody knows.
+  returned: with O(state=active), where something was switched or may have been
+  type: bool
 seconds:
   description: How long each step took, in seconds.
   returned: when something was done
@@ -344,7 +350,10 @@ HOOKS_OPTIONS = {
 }
 LIMITS_OPTIONS = {"unpacked_bytes": {"type": "int"}, "entries": {"type": "int"}, "reserve_bytes": {"type": "int"}}
 
-RETURNED = ("outcome", "from", "to", "reason", "seconds", "release", "error")
+RETURNED = ("outcome", "from", "to", "reason", "healthy", "seconds", "release", "error")
+
+# What ends a switch without a word on what became of it (docs/release.md); other errors come before it.
+CUT_OFF = ("stuck", "died", "io_error", "internal", "damaged_record")
 
 REQUEST_OPTIONS = (
     "app", "root", "strip_components", "owner", "group", "umask", "shared", "keep_releases", "irreversible",
@@ -426,9 +435,17 @@ class Release:
             return staged
         # What this check only predicts to be staged is not there yet; the archive in the request says that it comes.
         to_come = {"archive": self.archive()} if staged.get("changed") and self.module.check_mode else {}
-        activated = self.result(self.run("activate", self.request(**to_come)))
+        activated = self.result(self.activate(self.request(**to_come)))
         activated["changed"] = activated["changed"] or staged.get("changed", False)
         return activated
+
+    def activate(self, request: Dict[str, Any]) -> Dict[str, Any]:
+        try:
+            return self.run("activate", request)
+        except ShoalCliError as error:
+            if is_cut_off(error.result):
+                error.result["healthy"] = False
+            raise
 
     def stage(self) -> Dict[str, Any]:
         if self.module.check_mode and not os.path.exists(self.params["archive"]):
@@ -493,6 +510,13 @@ def given(values: Dict[str, Any]) -> Dict[str, Any]:
     return {
         key: given(value) if isinstance(value, dict) else value for key, value in values.items() if value is not None
     }
+
+
+def is_cut_off(answer: Dict[str, Any]) -> bool:
+    """Whether a failed switch may have left the host between two releases."""
+    if "release" in answer:
+        return bool(answer["release"].get("unproven"))
+    return (answer.get("error") or {}).get("code") in CUT_OFF
 
 
 def returned(answer: Dict[str, Any]) -> Dict[str, Any]:

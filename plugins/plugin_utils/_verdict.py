@@ -148,8 +148,6 @@ class Switch:
 
 
 _OUTCOMES = {"activated": "switched", "already_active": "unchanged", "rolled_back": "rolled_back"}
-_UNHEALTHY_ENDS = {"not_healthy_back", "keep"}
-"""Steps after which a host serves, but no healthy version: going back did not help, or there is no way back."""
 
 
 def switch_of(variables: Variables, target: str | None) -> Switch:
@@ -169,7 +167,7 @@ def switch_of(variables: Variables, target: str | None) -> Switch:
     outcome = _OUTCOMES.get(result.get("outcome") or "", "kept" if problem else "unchanged")
     if outcome == "unchanged" and was != target:
         outcome = "switched"  # by a switch whose end was lost: asked again, the host is there already
-    if _UNHEALTHY_ENDS.intersection(seconds):
+    if result.get("healthy") is False:
         outcome = "failed"
     if undrain and not problem:
         problem = f"undraining failed: {_first_line(undrain)}"

@@ -244,6 +244,20 @@ def test_a_host_that_serves_is_never_left_drained(fetched: Fleet) -> None:
     assert fetched.versions == ["1.1", "1.1", "1.1"]
 
 
+def test_a_host_that_stands_between_two_versions_stays_drained(fetched: Fleet) -> None:
+    log = fetched.folder / "balancer.log"
+    for name in ("drain", "undrain"):
+        (fetched.folder / f"{name}.yml").write_text(f"- ansible.builtin.shell: echo {name} >> {log}\n")
+    # what the switch notes at its end cannot be written any more, as on a full disk
+    spoil = "rm $SHOAL_ROOT/.shoal/state.json; mkdir -p $SHOAL_ROOT/.shoal/state.json/full"
+    fetched.app.update(drain="drain.yml", undrain="undrain.yml", restart=["sh", "-c", spoil])
+    run = fetched.run("rollout", "--limit", "host1", version="1.1")
+    assert run.status != 0
+    assert ": on no healthy version" in run.story
+    assert run.stats["hosts"]["host1"]["outcome"] == "failed"
+    assert log.read_text().splitlines() == ["drain"]
+
+
 @pytest.mark.parametrize(
     ("on_failure", "versions", "ends"),
     [

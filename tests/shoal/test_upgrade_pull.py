@@ -5,9 +5,11 @@ from __future__ import annotations
 import http.server
 import json
 import signal
+import struct
 import subprocess
 import sys
 import threading
+import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import closing
@@ -225,6 +227,63 @@ def test_its_file_may_change_while_it_runs(shop: Shop, seeder: Any, host: Any, w
     shop.follow()
     host.process.send_signal(signal.SIGHUP)
     wait_until(lambda: shop.releases.current() == "1.0", timeout=WAIT, what="1.0")
+
+
+def window_from(opening: float, zones: Path) -> dict[str, Any]:
+    """A window of two hours that opens then: at noon, in a time zone made for it (RFC 8536).
+
+    Windows open at full minutes, zones may be any number of seconds ahead: nobody has to wait for the next minute.
+    """
+    ahead = (12 * 3600 - round(opening)) % 86400
+    ahead -= 86400 if ahead > 12 * 3600 else 0
+    zone = zones / f"Noon{round(opening)}"
+    zone.write_bytes(b"TZif" + bytes(16) + struct.pack(">6LlBB4s", 0, 0, 0, 0, 1, 4, ahead, 0, 0, b"TST"))
+    return {"cron": "0 12 * * *", "duration": 7200, "timezone": zone.name}
+
+
+def test_an_agent_wakes_when_its_window_opens(
+    shop: Shop, web: Server, seeder: Any, agent_factory: Any, wait_until: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between polls, a day apart: the payload is here and unpacked long before, the window is for the switch alone."""
+    zones = shop.base / "zones"
+    zones.mkdir()
+    monkeypatch.setenv("PYTHONTZPATH", str(zones))
+    shop.interval = 86400
+    shop.follow()
+    host = agent_factory("host1", apps_dir=str(shop.places.apps), upgrade={"by": "child"})
+
+    def polled() -> dict[str, Any]:
+        """What was decided at the first poll by what the file says."""
+        host.client.poll_app("shop")
+        wait_until(lambda: app_of(host)["polls"] == 1, timeout=WAIT, what="the poll")
+        return app_of(host)
+
+    def polled_anew() -> dict[str, Any]:
+        """The same, by what it says now."""
+        host.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: app_of(host)["polls"] == 0, timeout=WAIT, what="the reload")
+        return polled()
+
+    assert polled()["error"]["code"] == "no_channel"
+    for version, seconds in (("1.0", 4), ("1.1", 20), ("1.2", 80)):  # a busy machine may miss an opening or two
+        one = shop.publish(version)
+        shop.follow(windows=[window_from(time.time() + 36000, zones)])
+        assert polled_anew()["decision"] == "outside_window"
+        hand_over(one, seeder, host, wait_until)
+        wait_until(lambda: (app_of(host)["outcome"] or {}).get("outcome") == "staged", timeout=WAIT, what="the staging")
+        assert app_of(host)["state"] == "waiting"
+        assert shop.releases.current() != version
+
+        opening = time.time() + seconds
+        shop.follow(windows=[window_from(opening, zones)])
+        seen = polled_anew()
+        wait_until(lambda one=version: shop.releases.current() == one, timeout=WAIT, what=f"{version} in the window")
+        if seen["decision"] == "outside_window":
+            break
+    assert abs(seen["until"] - opening) <= 1
+    assert time.time() >= seen["until"]
+    wait_until(lambda: app_of(host)["state"] == "up_to_date", timeout=WAIT, what="the outcome")
+    assert app_of(host)["polls"] == 1, "it was the window that woke it, and no poll"
 
 
 def test_an_agent_asks_through_a_socket_and_again_until_somebody_answers(

@@ -39,16 +39,15 @@ class Side:
 
 
 class Here:
-    """An engine that has every payload."""
+    """An engine that has every payload, unless it is told otherwise."""
 
-    def __init__(self) -> None:
-        self.added: list[str] = []
+    state = State.COMPLETE
 
-    def add(self, request: Any) -> None:
-        self.added.append(request.label.version)
+    def add(self, _request: Any) -> None:
+        """It is here."""
 
     def status(self, _info_hash: str) -> SimpleNamespace:
-        return SimpleNamespace(state=State.COMPLETE)
+        return SimpleNamespace(state=self.state)
 
 
 class Counted(Watcher):
@@ -131,6 +130,33 @@ def test_what_was_begun_is_brought_to_its_end_though_the_channel_was_halted_sinc
         await until(lambda: side.asked == 2 and one.state == "waiting")
         assert one.describe()["decision"] == "halted"
         assert one.describe()["outcome"]["outcome"] == "nothing"
+
+    play(one, story)
+
+
+def test_a_halt_stops_a_host_within_one_poll(shop: Publisher, follow: Callable[..., Counted]) -> None:
+    """It fetches already; what arrives after the next poll is not asked for. Nothing else than the halt stops it."""
+    shop.publish("1.0")
+    side = Side()
+    one = follow(side)
+    one._engine.state = State.DOWNLOADING
+
+    async def complete() -> None:
+        one._engine.state = State.COMPLETE
+        decided = one.decided
+        one.on_complete(one.describe()["info_hash"])
+        await until(lambda: one.decided > decided)
+
+    async def story() -> None:
+        await polled(one)
+        await until(lambda: one.state == "fetching")
+        shop.do("halt")
+        await polled(one)
+        await complete()
+        assert (one.describe()["decision"], side.asked) == ("halted", 0)
+        shop.do("resume")
+        await polled(one)
+        await until(lambda: side.asked)
 
     play(one, story)
 

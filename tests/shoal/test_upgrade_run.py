@@ -215,6 +215,30 @@ def test_another_applications_end_point_is_refused(running: Shop, tmp_path: Path
     refused(running, "other_app")
 
 
+def test_three_generations_of_root_keys_are_followed_through_the_agent(running: Shop, tmp_path: Path) -> None:
+    """Awake or asleep in between, or new and with nothing but the first root: by what the agent keeps alone."""
+    shop, asleep = running, tmp_path / "asleep"
+    shutil.copytree(shop.places.state, asleep)
+    for generation in range(1, 4):
+        for role in ("root", "targets"):
+            new = str(tmp_path / f"{role}{generation}")
+            shop.publisher.do("rotate", role=role, new_keys=new)
+            shop.publisher.keys = [new, *shop.publisher.keys]
+        shop.relay()
+        assert shop.run()["reason"] == "up_to_date"
+    shop.relay(shop.publish("1.1"))
+    assert shop.run()["outcome"] == "activated"
+    for state in (asleep, tmp_path / "none"):
+        shutil.rmtree(shop.places.state)
+        if state.exists():
+            shutil.copytree(state, shop.places.state)
+        assert shop.run()["reason"] == "up_to_date"
+    # one generation missing on the way: nothing that follows is believed
+    (shop.places.agent_state / "endpoints/shop/stable/root_history/4.root.json").unlink()
+    shutil.rmtree(shop.places.state)
+    assert (shop.run()["outcome"], shop.run()["reason"]) == ("refused", "wrongly_signed")
+
+
 def test_what_is_not_fetched_yet_or_damaged_is_asked_for_again(running: Shop) -> None:
     one = running.publish("1.1")
     running.relay()

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import errno
+import functools
 import http.client
 import json
 import os
@@ -141,20 +142,10 @@ class AgentClient:
         `patience` tells, before each look but the first, how many seconds may pass until the next one, and the
         progress that is worth one earlier.
         """
-        absent_since = None
         seconds = 0.0
         progress = None
         while True:
-            try:
-                status = self.torrent(info_hash, wait=seconds, progress=progress)
-                absent_since = None
-            except AgentUnreachableError:
-                now = time.monotonic()
-                absent_since = absent_since or now
-                if now - absent_since > MAX_ABSENCE:
-                    raise
-                time.sleep(1)
-                continue
+            status = self.patiently(functools.partial(self.torrent, info_hash, wait=seconds, progress=progress))
             if status is None:
                 raise AgentError(
                     "the torrent %s was removed from the agent at %s while this waited for it. Who removed it?"
@@ -164,6 +155,19 @@ class AgentClient:
                 return status
             seconds, progress = patience()
             seconds = min(max(seconds, 0.1), MAX_WAIT)
+
+    def patiently(self, ask: Callable[[], Any]) -> Any:
+        """What `ask` returns. An agent that is being restarted is waited for."""
+        absent_since = None
+        while True:
+            try:
+                return ask()
+            except AgentUnreachableError:
+                now = time.monotonic()
+                absent_since = absent_since or now
+                if now - absent_since > MAX_ABSENCE:
+                    raise
+            time.sleep(1)
 
     def _request(self, method: str, path: str, query: Any = None, body: Any = None) -> dict[str, Any]:
         data = None if body is None else json.dumps(body).encode("utf-8")

@@ -163,7 +163,7 @@ from ..module_utils._torf import require_torf
 
 FORMAT = 1
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-VERSION = re.compile(r"(?!.*\.\.)[A-Za-z0-9_][A-Za-z0-9._+~-]{0,127}")
+VERSION = re.compile(r"(?!.*\.\.)(?!previous$)[A-Za-z0-9_][A-Za-z0-9._+~-]{0,127}")
 CHECKSUM = re.compile(r"sha256:[0-9a-fA-F]{64}")
 BLOCK = 1 << 20
 
@@ -210,7 +210,7 @@ class Publication:
         self.module = module
         self.params: Dict[str, Any] = module.params
         check("app", self.params["app"], NAME, "a name of letters, digits and . _ -")
-        check("version", self.params["version"], VERSION, "letters, digits and . _ + ~ -, without '..'")
+        check("version", self.params["version"], VERSION, "letters, digits and . _ + ~ -, without '..', not 'previous'")
         if self.params["checksum"] is not None:
             check("checksum", self.params["checksum"], CHECKSUM, "sha256: and 64 hex digits")
         self.path = os.path.join(self.params["dest"], self.params["app"], self.params["version"])

@@ -258,6 +258,7 @@ class Fetch:
 
     def run(self):
         """Do what the options ask for; the module's result."""
+        self.meet_agent()
         self.read_torrent()
         check_mode, waiting = self.module.check_mode, self.params["wait"]
 
@@ -356,6 +357,11 @@ class Fetch:
         self.dest = dest
 
     # The agent
+
+    def meet_agent(self):
+        """Wait for an agent that is restarted while this goes on; one that was never there is an error at once."""
+        if self.going_on:
+            self.client.patiently(self.client.agent)
 
     def look(self):
         """The torrent's status, None if it is unknown. One that is being checked is waited for."""

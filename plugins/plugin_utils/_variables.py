@@ -67,6 +67,8 @@ def version(value: Any) -> str:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         problem = f"is {describe(value)}, not a text, and YAML may have dropped a digit (1.10 becomes 1.1)"
         raise WrongValueError(("", f"{problem}: put it in quotes, or give it as -e shoal_version=VERSION"))
+    if value == "previous":  # to the module release it is the one before the current
+        raise WrongValueError(("", "'previous' can be no version's name; a rollback goes there without shoal_version"))
     return str(
         text(
             "a version of letters, digits and . _ + ~ - that begins with a letter or digit, without '..'",
@@ -248,8 +250,8 @@ HOST_VARIABLES: dict[str, Setting] = {
     "shoal_trackers": Setting(_tiers, []),
     "shoal_web_seeds": Setting(listing(_url, "a list of URLs"), []),
     "shoal_peers": Setting(listing(_address, "a list of addresses with ports"), []),
-    "shoal_fetch_timeout": Setting(seconds(1, 7 * DAY), 3600),
-    "shoal_stall_timeout": Setting(seconds(1, DAY), 600),
+    "shoal_fetch_timeout": Setting(integer(1, 7 * DAY, " seconds"), 3600),
+    "shoal_stall_timeout": Setting(integer(1, DAY, " seconds"), 600),
 }
 """Variables that each host may have its own of."""
 

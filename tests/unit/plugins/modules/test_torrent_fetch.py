@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import pytest
+from ansible_collections.shoal.deploy.plugins.module_utils._agent_client import AgentError, AgentUnreachableError
 from ansible_collections.shoal.deploy.plugins.modules import torrent_fetch
 
 TRACKER = {"url": "http://tracker/announce", "working": False, "message": "Connection refused"}
@@ -63,6 +64,25 @@ def test_no_agent_is_a_failure_that_says_what_to_do(run_module, tmp_path):
     )
     assert "cannot talk to the agent" in result["msg"]
     assert "Start the agent" in result["msg"]
+
+
+def test_what_was_begun_goes_on_when_the_agent_is_restarted_between_two_reports(run_module, monkeypatch):
+    answers = iter([AgentUnreachableError("there is no such socket"), AgentUnreachableError("nobody listens"), {}])
+
+    def agent(_client):
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def add(_client, **_fields):
+        raise AgentError("asked to go on")
+
+    monkeypatch.setattr(torrent_fetch.AgentClient, "agent", agent)
+    monkeypatch.setattr(torrent_fetch.AgentClient, "add", add)
+    monkeypatch.setattr(torrent_fetch.time, "sleep", lambda _seconds: None)
+    arguments = {"torrent": "magnet:?xt=urn:btih:" + "ab" * 20, "_following": {"before": {}}}
+    assert run_module(torrent_fetch, arguments)["msg"] == "asked to go on"
 
 
 def test_a_torrent_that_is_none_is_refused_before_the_agent_is_asked(run_module, tmp_path):

@@ -120,7 +120,11 @@ APP = [
 ]
 EXTRA = [
     ("shoal_app", ["shopp", "", 5, "../shop", None], ["shop"]),
-    ("shoal_version", [1.10, 1, "", "../1.4", "1.4/2", "-1", "1..2", None], ["1.10", "2026-11-22_1~rc1+b7"]),
+    (
+        "shoal_version",
+        [1.10, 1, "", "../1.4", "1.4/2", "-1", "1..2", "previous", None],
+        ["1.10", "2026-11-22_1~rc1+b7"],
+    ),
     ("shoal_verson", ["1.4.2"], []),
     ("shoal_tracker", ["http://tracker/"], []),
     ("shoal_trackers", ["http://tracker/", ["tracker:6969"], [["udp://a:1/x", "a"]], []], [["udp://t:6969/announce"]]),
@@ -128,7 +132,7 @@ EXTRA = [
     ("shoal_socket", ["agent.sock", 5], ["/run/other.sock"]),
     ("shoal_become", ["perhaps", 3], [True, "false"]),
     ("shoal_publishers", ["nobody", 5], ["pub1", ["pub2"]]),
-    ("shoal_fetch_timeout", ["1h", 0], [60, "60"]),
+    ("shoal_fetch_timeout", ["1h", 0, 90.5], [60, "60"]),
     ("shoal_stall_timeout", ["-5"], ["600"]),
 ]
 PUBLISH = [

@@ -281,6 +281,34 @@ def test_a_push_pins_until_somebody_says_otherwise(running: Shop) -> None:
     assert running.releases.current() == "1.1"
 
 
+def test_a_push_while_the_next_version_is_unpacked_pins_too(running: Shop) -> None:
+    """Somebody goes back at night, and hosts that were about to go forward do not."""
+    running.releases.stage("0.9")
+    running.relay(running.publish("1.1"))
+
+    def push(when: str, step: str) -> None:
+        if (when, step) == ("after", "stage"):
+            assert running.releases.activate("0.9")["ok"]
+
+    result = running.run(observe=push)
+    assert (result["outcome"], result["reason"], running.releases.current()) == ("nothing", "pushed", "0.9")
+    assert running.ask("status")["upgrade"]["work"] is None
+    assert running.run()["reason"] == "pushed"
+    assert running.ask("follow")["outcome"] == "following"
+    assert running.run()["outcome"] == "activated"
+
+
+def test_what_was_only_staged_or_refused_is_no_work_under_way(running: Shop) -> None:
+    running.follow(auto="stage")
+    one = running.publish("1.1")
+    running.relay()
+    assert running.run()["reason"] == "no_archive"
+    assert running.ask("status")["upgrade"]["work"] is None
+    running.relay(one)
+    assert running.run()["outcome"] == "staged"
+    assert running.ask("status")["upgrade"]["work"] is None
+
+
 def test_a_push_pins_until_the_channel_names_what_runs(running: Shop) -> None:
     one = running.build("1.1")
     archive = spec(one.archive)

@@ -49,10 +49,11 @@ class Places:
 
 
 class Stop(Exception):  # noqa: N818 - it is no error: the run has its outcome
-    """Nothing more is to be done; why."""
+    """Nothing more is to be done; why. ``unended``: what was begun is for the next run to end."""
 
-    def __init__(self, outcome: str, reason: str, message: str = "", **more: Any) -> None:
+    def __init__(self, outcome: str, reason: str, message: str = "", unended: bool = False, **more: Any) -> None:
         super().__init__(message)
+        self.unended = unended
         self.result: Result = {"outcome": outcome, "reason": reason, "message": message, **more}
 
 
@@ -108,6 +109,8 @@ class Run:
                 step.act(self)
             except Stop as stop:
                 self.result = stop.result
+                if step.journalled and not stop.unended:
+                    self.drop()
                 self.emit({"event": "step", "step": name, "state": "done"})
                 name = step.stopped
             else:
@@ -184,8 +187,8 @@ def settle(run: Run) -> None:
             result = verbs.recover(run.request, run.emit)
         except LockedError as error:
             raise _busy(str(error)) from None
-        if _stands_still(result):  # the work stays, so that it is told until it has an end
-            raise _refused(result["error"])
+        if _stands_still(result):
+            raise _refused(result["error"], unended=True)
         run.changed = True
     entry = next((entry for entry in run.layout.read_log(LOG_READ) if entry.get("who") == work.who), None)
     if entry is not None and entry["time"] >= work.started_at:
@@ -219,7 +222,7 @@ def _read(run: Run) -> View:
         client = Client(run.app.name, (), run.app.read_root(), run.store.trusted, kept=(run.places.agent_state, kept))
         return client.read(run.app.channel)
     except RefusedError as error:
-        raise Stop("refused", error.code, str(error), error=error.as_dict()) from None
+        raise _refused(error.as_dict()) from None
 
 
 def _check_floor(run: Run, view: View) -> None:
@@ -279,7 +282,7 @@ def stage(run: Run) -> None:
         if error.code == "refused_archive":  # the same bytes would be refused again
             run.store.save(run.state.with_failed(run.seen.channel, run.seen.sequence))
             raise Stop("failed", error.code, str(error), error=error.as_dict()) from None
-        raise Stop("refused", error.code, str(error), error=error.as_dict()) from None
+        raise _refused(error.as_dict()) from None
     run.changed |= result["changed"]
     if run.action == "stage":
         raise Stop(**run.result)
@@ -287,21 +290,17 @@ def stage(run: Run) -> None:
 
 def activate(run: Run) -> None:
     """The switch, which is `release`'s: hooks, restart, health, and the way back."""
+    _check_pushed(run, run.seen)  # again: unpacking takes its time, and somebody may have switched meanwhile
     request = config.activate_request(run.request, run.seen.version, run.who)
     try:
         result = verbs.activate(request, run.emit)
     except LockedError as error:
-        run.drop()
         raise _busy(str(error)) from None
     except ReleaseError as error:
-        if error.code != "died":  # else the work stays, for the next run to end
-            run.drop()
-        raise Stop("refused", error.code, str(error), error=error.as_dict()) from None
+        raise _refused(error.as_dict(), unended=error.code == "died") from None
     run.changed |= result["changed"]
     if _stands_still(result):
-        if result["error"]["code"] != "stuck":  # else the work stays too
-            run.drop()
-        raise _refused(result["error"])
+        raise _refused(result["error"], unended=journal.read(run.layout) is not None)
     run.seconds.update({f"activate.{step}": spent for step, spent in result.get("seconds", {}).items()})
     run.result = {**_outcome(result["outcome"], result.get("reason", "")), "until": None}
     if "error" in result:
@@ -336,8 +335,8 @@ def _stands_still(result: Result) -> bool:
     return not result["ok"] and "healthy" not in result
 
 
-def _refused(error: dict[str, str]) -> Stop:
-    return Stop("refused", error["code"], error["message"], error=error)
+def _refused(error: dict[str, str], *, unended: bool = False) -> Stop:
+    return Stop("refused", error["code"], error["message"], unended, error=error)
 
 
 def _busy(message: str) -> Stop:

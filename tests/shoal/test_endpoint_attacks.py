@@ -382,6 +382,16 @@ def test_passwords_in_urls_are_not_told(shop: Publisher, tmp_path: Path) -> None
     assert "secret" not in f"{found.value} {found.value.url} {found.value.hint}"
 
 
+@pytest.mark.parametrize(
+    "url", ["http://u:secret@[::1/", "http://x:99999/", "http://a..b/", "http://[::1]:1/", "ftp://x/"]
+)
+def test_what_is_no_address_is_not_reached(url: str, shop: Publisher, tmp_path: Path) -> None:
+    with pytest.raises(RefusedError) as found:
+        shop.client(tmp_path / "host", url).read("stable")
+    assert found.value.reason is Reason.UNREACHABLE
+    assert "secret" not in f"{found.value} {found.value.url} {found.value.hint}"
+
+
 @pytest.mark.parametrize("data", [b"", b"{}", b"no root"])
 def test_a_pinned_root_that_is_none_is_told_at_once(shop: Publisher, tmp_path: Path, data: bytes) -> None:
     with pytest.raises(EndpointError) as found:

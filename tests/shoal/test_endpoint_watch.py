@@ -134,6 +134,9 @@ ENDPOINT = {"urls": ["https://publisher/shop/"]}
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "no end point": ({}, "endpoint: missing"),
     "no URL": ({"endpoint": {"urls": ["publisher"]}}, "endpoint.urls[0]: found 'publisher', expected a URL"),
+    "no host": ({"endpoint": {"urls": ["https://:80/"]}}, "endpoint.urls[0]: found 'https://:80/', expected a URL"),
+    "no port": ({"endpoint": {"urls": ["http://x:99999/"]}}, "endpoint.urls[0]: found 'http://x:99999/', expected a"),
+    "half a bracket": ({"endpoint": {"urls": ["http://[::1/"]}}, "endpoint.urls[0]: found 'http://[::1/', expected a"),
     "a channel": ({"endpoint": {**ENDPOINT, "channel": "Stable"}}, "endpoint.channel: found 'Stable'"),
     "no such policy": ({"policy": {"auto": "on"}}, "policy.auto: found 'on', expected one of off, fetch, stage"),
     "a window": (

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from msgspec import Meta, Struct
 
@@ -142,7 +143,12 @@ def _contradictions(keys: Keys) -> Iterator[str]:
 
 
 def _parse_url(value: object) -> Url:
-    if not isinstance(value, str) or not _URL.fullmatch(value):
+    try:
+        parts = urlsplit(value) if isinstance(value, str) and _URL.fullmatch(value) else None
+        usable = parts is not None and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port above 65535, half a bracket
+        usable = False
+    if not usable:
         raise ValueError(f"found {found(value)}, expected a URL such as https://publisher.example.com/shop/")
     return Url(value)
 

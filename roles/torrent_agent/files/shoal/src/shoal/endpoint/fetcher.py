@@ -25,7 +25,10 @@ class IncompleteError(DownloadError):
 
 def shown(url: str) -> str:
     """``url`` for messages: without user and password."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # half a bracket: nobody knows what in it is a password
+        return "(no URL)"
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 

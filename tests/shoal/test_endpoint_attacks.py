@@ -16,6 +16,7 @@ from tuf.api.metadata import Metadata
 
 from shoal.endpoint import documents, keys
 from shoal.endpoint.errors import EndpointError, Reason, RefusedError
+from shoal.endpoint.repository import Repository
 
 pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")
 
@@ -297,9 +298,29 @@ def test_a_stolen_timestamp_key_cannot_stop_a_host_for_ever(shop: Publisher, ser
     assert shop.client(host, server.url).read("stable").version == "1.1"
 
 
-def test_properly_signed_nonsense_in_a_document_is_refused(shop: Publisher, server: Server, tmp_path: Path) -> None:
-    from shoal.endpoint.repository import Repository
+@pytest.mark.parametrize("role", ["snapshot", "targets"])
+def test_stolen_publishers_keys_cannot_have_a_host_read_without_end(
+    role: str, shop: Publisher, server: Server, tmp_path: Path
+) -> None:
+    """What they can sign is how long a file is."""
+    repository = Repository.open(shop.folder)
+    keyring = keys.load_all([Path(shop.keys[1])])
+    if role == "targets":
+        repository.snapshot.signed.meta["targets.json"].length = 1 << 40
+        repository._sign(repository.snapshot, keyring, NOW, ())
+    repository.sign_timestamp(keyring, NOW)
+    if role == "snapshot":
+        repository.timestamp.signed.snapshot_meta.length = 1 << 40
+        repository._sign(repository.timestamp, keyring, NOW, ())
+    repository.save()
+    server.lie[f"metadata/{shop.file(f'*.{role}.json').name}"] = server.endless
+    with pytest.raises(RefusedError) as found:
+        shop.client(tmp_path / "host", server.url, seconds=10).read("stable")
+    assert found.value.reason is Reason.OVERSIZED
+    assert f"where {documents.MAX_METADATA[role]} are allowed" in str(found.value)
 
+
+def test_properly_signed_nonsense_in_a_document_is_refused(shop: Publisher, server: Server, tmp_path: Path) -> None:
     ring = keys.load_all([Path(path) for path in shop.keys])
     for number, (data, words) in enumerate(
         [

@@ -232,6 +232,21 @@ def test_a_withdrawn_version_is_gone_and_its_name_is_not_used_again(shop: Publis
             shop.publish("1.0", manifest=manifest, again=True)
 
 
+def test_what_hosts_would_not_take_is_not_published(shop: Publisher, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = shop.files()
+    size = len(shop.file("*.targets.json").read_bytes())
+    with monkeypatch.context() as small:
+        small.setitem(documents.MAX_METADATA, "targets", size + 100)
+        with pytest.raises(EndpointError, match=r"targets\.json would have") as found:
+            shop.publish("1.1")
+    assert (found.value.code, "withdraw" in found.value.hint) == ("too_big", True)
+    with monkeypatch.context() as small:
+        small.setattr(documents, "MAX_DOCUMENT", 2000)
+        with pytest.raises(EndpointError, match=r"channels/stable\.json would have"):
+            shop.do("revoke", version="1.0", reason="x" * 2000)
+    assert shop.files() == before
+
+
 def test_a_share_does_not_shrink_and_keeps_its_sequence(shop: Publisher, tmp_path: Path) -> None:
     shop.publish("1.1", rollout=["10", "100@+2h"], at=NOW)
     shop.do("percent", rollout=["30", "60@+1h"], at=NOW)

@@ -33,7 +33,6 @@ from shoal.endpoint.repository import APP_FIELD, signed_at
 
 POLL_SECONDS = 60.0  # for one mirror, all files together; a first poll brings a torrent, 4 MB at most in practice
 MAX_ROOTS = 64  # rotations in one poll: a host that slept for years
-LIMITS = {"root": 64 << 10, "timestamp": 16 << 10, "snapshot": 64 << 10, "targets": 4 << 20}  # bytes
 LOCK, ETAGS, STATE = ".lock", "etags.json", "state.json"
 SCRATCH = ".poll-"
 
@@ -184,6 +183,15 @@ class Client:
             os.close(fd)
 
 
+class _Updater(Updater):
+    """With limits of ours. python-tuf's own hold only where no length is signed: who has but the publisher's keys could
+    sign one of many gigabytes, and have every host of a fleet hold them in memory."""
+
+    def _download_metadata(self, rolename: str, length: int, version: int | None = None) -> bytes:
+        data: bytes = super()._download_metadata(rolename, min(length, documents.MAX_METADATA[rolename]), version)
+        return data
+
+
 class _Poll:
     """One try with one mirror."""
 
@@ -223,18 +231,12 @@ class _Poll:
                 os.link(path, self.scratch / path.relative_to(self.folder))
 
     def _read(self, channel: str) -> View:
-        updater = Updater(
+        updater = _Updater(
             str(self.scratch),
             f"{self.url}metadata/",
             target_base_url=f"{self.url}targets/",
             fetcher=self.fetcher,
-            config=UpdaterConfig(
-                max_root_rotations=MAX_ROOTS,
-                root_max_length=LIMITS["root"],
-                timestamp_max_length=LIMITS["timestamp"],
-                snapshot_max_length=LIMITS["snapshot"],
-                targets_max_length=LIMITS["targets"],
-            ),
+            config=UpdaterConfig(max_root_rotations=MAX_ROOTS),
             bootstrap=self.client._root,
         )
         updater.refresh()

@@ -21,6 +21,8 @@ _S = TypeVar("_S", bound=Struct)
 FORMAT = 1
 MAX_DOCUMENT = 1 << 20  # bytes of a channel or manifest; real ones have a few hundred, long notes some thousand
 MAX_TORRENT = 10 << 20  # bytes; what libtorrent loads by default
+# bytes of signed metadata, by role; targets has some 370 for each version
+MAX_METADATA = {"root": 64 << 10, "timestamp": 16 << 10, "snapshot": 64 << 10, "targets": 4 << 20}
 MAX_HISTORY = 500  # publications that a channel remembers
 
 APP_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"

@@ -177,6 +177,8 @@ class Repository:
     def put(self, contents: dict[str, bytes]) -> None:
         """Add or replace targets, by path; `sign_targets` comes after it."""
         for path, data in sorted(contents.items()):
+            limit = documents.MAX_TORRENT if path.startswith("torrents/") else documents.MAX_DOCUMENT
+            _check_length(path, data, limit, "give fewer words, or take another channel")
             info = TargetFile.from_data(path, data, ["sha256"])
             self.targets.signed.targets[path] = info
             self.writes.append(Write(self._target_file(info), data))
@@ -221,13 +223,16 @@ class Repository:
         signed.version = max(signed.version + 1, int(at.timestamp()))
         self._stamp(signed, at)
         _add_signatures(metadata, keyring, list(roots) or [self.root.signed])
+        data = metadata.to_bytes()
+        limit = documents.MAX_METADATA[signed.type]
+        _check_length(f"{signed.type}.json", data, limit, "take old versions away: shoal endpoint withdraw")
         path = self.folder / "metadata" / f"{signed.version}.{signed.type}.json"
         if signed.type == "timestamp":
             # A web server's ETag is made of time and size (nginx, Apache), and two timestamps of one second have the
             # same size: a reader would take the second for the first. Versions are never the same.
-            self.writes.append(Write(path.with_name("timestamp.json"), metadata.to_bytes(), signed.version))
+            self.writes.append(Write(path.with_name("timestamp.json"), data, signed.version))
         else:
-            self.writes.append(Write(path, metadata.to_bytes()))
+            self.writes.append(Write(path, data))
 
     def _stamp(self, signed: Signed, at: datetime) -> None:
         signed.expires = at + LIFETIME[signed.type]
@@ -306,6 +311,12 @@ def _add_signatures(metadata: Metadata[Any], keyring: Keyring, roots: list[Root]
                 f"{role} needs {rule.threshold} signature(s) and {len(here)} of its keys are here; missing: {missing}",
                 hint=f"give the {whose} keys with --keys; if one is lost, see docs/endpoint.md",
             )
+
+
+def _check_length(name: str, data: bytes, limit: int, hint: str) -> None:
+    """Refuse what no reader would take. Raises DocumentError."""
+    if len(data) > limit:
+        raise DocumentError(f"{name} would have {len(data)} bytes, and hosts take {limit}", hint=hint, code="too_big")
 
 
 def _meta(metadata: Metadata[Any]) -> MetaFile:

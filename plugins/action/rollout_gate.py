@@ -171,8 +171,6 @@ class ActionModule(ActionBase):
 
     def _without_a_turn(self, host: str, problem: str | None) -> verdict.Switch:
         current = self._current(host)
-        if problem is None and self._plan["action"] == "rollback":
-            return verdict.Switch("unchanged", current, current)
         return verdict.Switch("waiting", current, current, problem or "its turn never came")
 
     # --- telling ---
@@ -187,7 +185,9 @@ class ActionModule(ActionBase):
             self._tell(phase, f"{host} ✗ {problem}", good=False)
         if not go:
             ready = f"{len(self._hosts) - len(missing)} of {len(self._hosts)} hosts are ready"
-            self._tell(phase, f"{ready}, {self._plan['quorum']} % are needed: nothing is switched", good=False)
+            needed = f"{self._plan['quorum']} % are needed: nothing is switched"
+            way_out = f"Leave the others out with --limit, or lower shoal_apps.{self._plan['app']}.quorum"
+            self._tell(phase, f"{ready}, {needed}. {way_out}", good=False)
 
     def _table(self, head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
         for text in story.table(head, rows):

@@ -298,7 +298,8 @@ healthy:
   description:
     - Whether the host serves a healthy release now, the old or the new one. V(false) where going back did not help,
       where there is no way back, and where the switch was cut off between the two, so that nobody knows.
-  returned: with O(state=active), where something was switched or may have been
+    - Of a release that was active already, whether it was healthy when it was activated.
+  returned: with O(state=active), unless it was refused
   type: bool
 seconds:
   description: How long each step took, in seconds.
@@ -441,11 +442,14 @@ class Release:
 
     def activate(self, request: Dict[str, Any]) -> Dict[str, Any]:
         try:
-            return self.run("activate", request)
+            answer = self.run("activate", request)
         except ShoalCliError as error:
             if is_cut_off(error.result):
                 error.result["healthy"] = False
             raise
+        if answer.get("outcome") == "already_active":
+            answer["healthy"] = was_proven(answer["release"])
+        return answer
 
     def stage(self) -> Dict[str, Any]:
         if self.module.check_mode and not os.path.exists(self.params["archive"]):
@@ -517,6 +521,13 @@ def is_cut_off(answer: Dict[str, Any]) -> bool:
     if "release" in answer:
         return bool(answer["release"].get("unproven"))
     return (answer.get("error") or {}).get("code") in CUT_OFF
+
+
+def was_proven(release: Dict[str, Any]) -> bool:
+    """Whether the current release was healthy when it was activated. One that there is no way back from is current even
+    if it was not; one that others activated is believed."""
+    arrivals = [entry["outcome"] for entry in release["log"] if entry["to"] == release["current"]]
+    return not arrivals or arrivals[0] != "failed"
 
 
 def returned(answer: Dict[str, Any]) -> Dict[str, Any]:

@@ -169,6 +169,7 @@ def switch_of(variables: Variables, target: str | None) -> Switch:
         outcome = "switched"  # by a switch whose end was lost: asked again, the host is there already
     if result.get("healthy") is False:
         outcome = "failed"
+        problem = problem or "was not healthy when it was activated, and there is no way back from it"
     if undrain and not problem:
         problem = f"undraining failed: {_first_line(undrain)}"
     version = {"switched": target, "unchanged": target, "failed": None}.get(outcome, was)
@@ -235,10 +236,10 @@ def taken_back(first: Switch, back: Switch) -> Switch:
 
 
 def aim_of(variables: Variables, version: str | None) -> tuple[str | None, str | None]:
-    """The version that a host is to go back to, and the problem if there is none; both None: it is back already.
+    """The version that a host is to go back to, and the problem if there is none.
 
     Without a ``version``, the one before. A release that was staged after the current one is none to go back to: the
-    host came back from it, and going there again would be forward.
+    host came back from it, going there again would be forward, and it is to be where it is.
     """
     look = latest(variables, "shoal_look")
     problem = problem_of(look)
@@ -253,7 +254,7 @@ def aim_of(variables: Variables, version: str | None) -> tuple[str | None, str |
         return None, "has no release before the current one"
     staged_at = {one["version"]: one.get("staged_at") or 0 for one in release["releases"]}
     if staged_at.get(release["previous"], 0) > staged_at.get(release["current"], 0):
-        return None, None
+        return release["current"], None
     return release["previous"], None
 
 

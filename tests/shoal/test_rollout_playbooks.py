@@ -232,16 +232,23 @@ def test_a_host_that_serves_is_never_left_drained(fetched: Fleet) -> None:
     assert fetched.versions == ["1.1", "1.1", "1.0"]
     assert "1.1  switch     host3 ✗ draining failed: the balancer says no: still on 1.0" in run.story
     assert log.read_text().splitlines() == [
+        "undrain host1 1.1",
         "drain host2 1.0",
         "undrain host2 1.1",
         "drain host3 1.0",
         "undrain host3 1.0",
     ], "a host that is where it is to go stays in service"
 
+    fetched.host_variables["host3"] = {"undrain_fails": True}
+    run = fetched.run("rollout", version="1.1")
+    assert run.status != 0
+    assert fetched.versions == ["1.1", "1.1", "1.1"]
+    assert "1.1  switch     host3 ✗ undraining failed: the balancer says no" in run.story
+
     log.unlink()
     fetched.host_variables["host3"] = {}
     ok(fetched.run("rollout", version="1.1"))
-    assert fetched.versions == ["1.1", "1.1", "1.1"]
+    assert log.read_text().splitlines() == ["undrain host1 1.1", "undrain host2 1.1", "undrain host3 1.1"]
 
 
 def test_a_host_that_stands_between_two_versions_stays_drained(fetched: Fleet) -> None:

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.shoal.deploy.plugins.modules.release import is_cut_off
+from ansible_collections.shoal.deploy.plugins.modules.release import is_cut_off, was_proven
 
 
 @pytest.mark.parametrize(
@@ -23,3 +23,16 @@ from ansible_collections.shoal.deploy.plugins.modules.release import is_cut_off
 )
 def test_a_switch_that_ended_neither_way_is_known(answer, cut_off):
     assert is_cut_off(answer) is cut_off
+
+
+@pytest.mark.parametrize(
+    ("log", "proven"),
+    [
+        ([{"to": "1.2", "outcome": "activated"}], True),
+        ([{"to": "1.3", "outcome": "failed"}, {"to": "1.2", "outcome": "activated"}], True),
+        ([{"to": "1.2", "outcome": "failed"}, {"to": "1.2", "outcome": "activated"}], False),  # irreversible: it stayed
+        ([], True),
+    ],
+)
+def test_a_release_that_stayed_unhealthy_is_known_later_on(log, proven):
+    assert was_proven({"current": "1.2", "log": log}) is proven

@@ -47,6 +47,7 @@ def switched(**more):
             "failed",
             None,
         ),
+        ({"shoal_look": LOOK, "shoal_switch": {"outcome": "already_active", "healthy": False}}, "failed", None),
         ({"shoal_look": LOOK, "shoal_switch": UNREACHABLE}, "lost", None),
         ({"shoal_look": LOOK}, "waiting", "1.1"),
         ({"shoal_look": LOOK, "shoal_switch": SKIPPED, "shoal_drain_failed": "no"}, "kept", "1.1"),
@@ -146,7 +147,7 @@ def releases(**staged_at):
     [
         (None, {"current": "1.1", "previous": "1.0", "releases": releases(v0=1, v1=2)}, ("1.0", None)),
         # it came back from 1.1: going there again would be forward
-        (None, {"current": "1.0", "previous": "1.1", "releases": releases(v0=1, v1=2)}, (None, None)),
+        (None, {"current": "1.0", "previous": "1.1", "releases": releases(v0=1, v1=2)}, ("1.0", None)),
         ("1.1", {"current": "1.0", "previous": "1.1", "releases": []}, ("1.1", None)),
         ("2.0", {"current": "1.0", "previous": None, "releases": []}, (None, "2.0 is not staged (it has 1.0, 1.1)")),
         (None, {"current": "1.0", "previous": None, "releases": []}, (None, "has no release before")),

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import getpass
 import hashlib
 import socket
 from collections.abc import Iterator, Mapping
@@ -17,6 +16,7 @@ from ansible.plugins.loader import lookup_loader
 from ansible.template import Templar
 from ansible.utils.hashing import secure_hash
 
+from ..module_utils._shoal_cli import caller
 from ..plugin_utils._plan import InvalidVariablesError, Inventory, make_plan
 
 
@@ -45,7 +45,7 @@ class ActionModule(ActionBase):
         archive = plan.get("archive")
         if archive and archive["at"] == "controller":
             archive["checksum"] = self._checksum(archive["path"], archive["checksum"])
-        plan["who"] = f"{getpass.getuser()}@{socket.gethostname()}"
+        plan["who"] = f"{caller()}@{socket.gethostname()}"
         result.update(changed=False, **plan)
         return result
 

@@ -45,7 +45,10 @@ def find_executable(given: Optional[str]) -> str:
 
 def caller() -> str:
     """The name of the user that the connection logged in as, also where that user became another one."""
-    return os.environ.get("SUDO_USER") or getpass.getuser()
+    try:
+        return os.environ.get("SUDO_USER") or getpass.getuser()
+    except (KeyError, OSError):  # in a container, a user may have no name
+        return str(os.getuid())
 
 
 def run_release(

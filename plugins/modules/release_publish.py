@@ -261,6 +261,12 @@ class Publication:
                     now,
                 )
             )
+        if self.params["irreversible"] and not manifest["irreversible"]:
+            raise PublishError(
+                "%s %s was published at %s by %s as one that hosts can go back from, and what is published never "
+                "changes: publish it as another version that is irreversible."
+                % (self.params["app"], self.params["version"], manifest["published_at"], manifest["published_by"])
+            )
         archive = os.path.join(self.path, then["name"])
         found = os.path.getsize(archive) if os.path.isfile(archive) else None
         if found != then["size"] or not os.path.isfile(archive + ".torrent"):

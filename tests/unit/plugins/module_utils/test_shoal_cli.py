@@ -11,6 +11,7 @@ import json
 import pytest
 from ansible_collections.shoal.deploy.plugins.module_utils._shoal_cli import (
     ShoalCliError,
+    caller,
     find_executable,
     run_release,
 )
@@ -86,3 +87,16 @@ def test_the_given_command_wins(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert find_executable("~/bin/shoal") == str(tmp_path / "bin/shoal")
     assert find_executable(None).endswith("shoal")
+
+
+@pytest.mark.parametrize("missing", [KeyError("uid not found"), OSError("No username set in the environment")])
+def test_who_asks_may_be_a_user_without_a_name(monkeypatch, missing):
+    def getuser():
+        raise missing  # the latter since Python 3.13
+
+    monkeypatch.setattr("getpass.getuser", getuser)
+    monkeypatch.delenv("SUDO_USER", raising=False)
+    monkeypatch.setattr("os.getuid", lambda: 4711)
+    assert caller() == "4711"
+    monkeypatch.setenv("SUDO_USER", "alice")
+    assert caller() == "alice"

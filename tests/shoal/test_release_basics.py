@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 from release_helpers import App, call, digest, spec
@@ -109,6 +112,32 @@ def test_keep_releases(app: App) -> None:
         assert app.activate(version, keep_releases=2)["ok"]
     # `waits` was staged after the current one: it is the next rollout's, not an old release.
     assert app.ask("info")["release"]["staged"] == ["3", "4", "waits"]
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EBUSY, "Device or resource busy"), RecursionError("too deep")])
+def test_an_old_release_that_cannot_be_deleted_holds_up_nothing(
+    app: App, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """Something is mounted in it, or what ran there made folders in one another without end."""
+    real = shutil.rmtree
+
+    def rmtree(path: Path, *rest: Any) -> None:
+        if Path(path).name.startswith("1."):
+            raise error
+        real(path, *rest)
+
+    monkeypatch.setattr(shutil, "rmtree", rmtree)
+    for version in ("1", "2", "3", "4", "5"):
+        app.stage(version)
+    assert app.activate("1")["ok"]
+    assert app.activate("2")["ok"]
+    assert app.activate("3")["ok"]
+    result = app.activate("4", keep_releases=2)
+    assert (result["ok"], result["outcome"], app.current()) == (True, "activated", "4")
+    assert "prune: 1 cannot be deleted: " in result["warnings"][0]
+    assert result["release"]["staged"] == ["3", "4", "5"]
+    result = app.activate("5", keep_releases=2)
+    assert (result["ok"], result["warnings"], app.current()) == (True, [], "5")
 
 
 def test_a_current_that_somebody_moved_is_what_it_is(app: App) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import shutil
 import stat
@@ -62,7 +63,7 @@ def point_link(link: Path, target: str, temporary: Path) -> None:
 
 
 def remove_tree(path: Path) -> None:
-    """Remove the directory ``path`` and all below it, whatever modes its folders have; absent is fine."""
+    """Remove the directory ``path`` and all below it, whatever modes its folders have; absent is fine. OSError."""
 
     if path.is_symlink() or not path.exists():
         path.unlink(missing_ok=True)
@@ -75,7 +76,10 @@ def remove_tree(path: Path) -> None:
                 below = Path(folder, name)
                 if not below.is_symlink():
                     below.chmod(0o700)
-    shutil.rmtree(path)
+    try:
+        shutil.rmtree(path)
+    except RecursionError:  # what ran from it may have made folders in one another without end
+        raise OSError(errno.ENAMETOOLONG, "folders are nested too deeply to be deleted", str(path)) from None
 
 
 def read_trusted(path: Path) -> bytes:

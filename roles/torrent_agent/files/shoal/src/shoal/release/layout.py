@@ -149,9 +149,10 @@ class Layout:
         files.remove_tree(doomed)
 
     def empty_trash(self) -> None:
-        """Delete what a killed `discard` left."""
+        """Delete what a killed `discard` left; what cannot be (something is mounted in it) is in nobody's way."""
         for doomed in self.trash.iterdir():
-            files.remove_tree(doomed)
+            with suppress(OSError):
+                files.remove_tree(doomed)
 
     # -- current -------------------------------------------------------------------------------------------------
 

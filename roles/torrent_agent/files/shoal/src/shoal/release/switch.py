@@ -315,10 +315,17 @@ def prune(switch: Switch) -> None:
         for record in staged
         if record.version not in kept and (current is None or record.staged_at <= current.staged_at)
     ][: max(0, over)]
+    left = []
     for version in doomed:
         time.sleep(max(0.0, min(PRUNE_GRACE, state.left.get(version, 0.0) + PRUNE_GRACE - time.time())))
-        layout.discard(version)
-        switch.emit({"event": "pruned", "version": version})
+        try:
+            layout.discard(version)
+        except OSError as error:  # those after it may go all the same
+            left.append(f"{version} cannot be deleted: {error}")
+        else:
+            switch.emit({"event": "pruned", "version": version})
+    if left:
+        raise StepError("; ".join(left))
 
 
 def switch_back(switch: Switch) -> None:

@@ -169,6 +169,22 @@ def test_what_is_wrong_with_an_application_is_told(name: str, tmp_path: Path) ->
         apps.load(tmp_path, "../shop")
 
 
+@pytest.mark.parametrize(
+    ("policy", "words"),
+    [
+        ("!!bool maybe", "not valid YAML"),
+        ("!!timestamp tomorrow", "not valid YAML"),
+        ("{hold: !!int many}", "not valid YAML"),
+        ('{auto: "\\ud800"}', "policy.auto: found text with lone surrogates"),
+    ],
+)
+def test_yaml_that_no_file_should_have_is_told_too(policy: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "shop.yml").write_text(f"endpoint: {{urls: [https://publisher/shop/]}}\npolicy: {policy}\n")
+    with pytest.raises(EndpointError, match=words) as found:
+        apps.load(tmp_path, "shop")
+    assert found.value.code == "bad_config"
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root obeys files that others may have written")
 def test_a_file_that_others_can_write_is_not_obeyed_by_root(tmp_path: Path) -> None:
     folder = tmp_path / "apps.d"

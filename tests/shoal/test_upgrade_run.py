@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from datetime import timedelta
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from endpoint_helpers import NOW, Publisher
 from release_helpers import App, service, spec
 from upgrade_helpers import HOOK, Shop, make_shop
@@ -353,6 +353,10 @@ WRONG_RELEASE: dict[str, tuple[Any, str]] = {
     "what follows from the end point": ({"root": "/srv/shop", "version": "1.0"}, "release.version: cannot be fixed"),
     "a slip": ({"root": "/srv/shop", "keep_release": 3}, "did you mean 'keep_releases'?"),
     "a check": ({"root": "/srv/shop", "switch": {"health": [{}]}}, "exactly one of url, tcp, command"),
+    "on, which YAML takes for true": (
+        {"root": "/srv/shop", "switch": {"hooks": {True: ["x"]}}},
+        "release: the request",
+    ),
 }
 
 
@@ -361,7 +365,7 @@ def test_what_is_wrong_with_a_file_is_told_before_it_is_placed(shop: Shop, name:
     release, words = WRONG_RELEASE[name]
     document = {"endpoint": {"urls": ["http://publisher/"]}, "release": release}
     new = shop.base / "new.yml"
-    new.write_text(json.dumps(document))
+    new.write_text(yaml.safe_dump(document))
     new.chmod(0o600)
     with pytest.raises((EndpointError, UpgradeError)) as found:
         shop.ask("check", new)

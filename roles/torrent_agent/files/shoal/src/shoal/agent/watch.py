@@ -338,7 +338,10 @@ class Watchers:
         try:
             while True:
                 self.changed.clear()
-                self._adjust()
+                try:
+                    self._adjust()
+                except Exception:  # what was followed goes on, and nobody else would tell
+                    log.exception("the applications' files cannot be taken over")
                 await self.changed.wait()
         finally:
             for _watcher, task in self._running.values():

@@ -77,7 +77,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         mark = error.problem_mark or error.context_mark
         where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise SettingsError(f"{path}: not valid YAML{where}: {error.problem or error.context}") from None
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError) as error:  # PyYAML's own, for `!!bool maybe`
         raise SettingsError(f"{path}: not valid YAML: {error}") from None
     except RecursionError:
         raise SettingsError(f"{path}: nested too deeply; expected a mapping of keys to values") from None
@@ -180,6 +180,8 @@ def _check_value(wanted: Any, value: object, where: str, problems: list[str], pa
         msgspec.convert(value, wanted, dec_hook=parse)
     except msgspec.ValidationError as error:
         problems.append(f"{where}{_explain(error, value, wanted)}")
+    except UnicodeEncodeError:
+        problems.append(f"{where}: found text with lone surrogates, which no file can have")
 
 
 def _is_struct(kind: object) -> bool:

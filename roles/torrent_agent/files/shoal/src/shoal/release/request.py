@@ -193,7 +193,7 @@ def _texts(value: object) -> Iterator[str]:
         yield value
     elif isinstance(value, dict):
         for key, inner in value.items():
-            yield key
+            yield from _texts(key)  # in YAML it may be a number, or `on`, which is true
             yield from _texts(inner)
     elif isinstance(value, list):
         for inner in value:

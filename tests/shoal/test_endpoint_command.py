@@ -146,6 +146,8 @@ def test_programs_get_one_line_of_json(shoal: Shoal, published: Callable[[str], 
         ({"folder": "x", "protocol": 2}, "update shoal on this host"),
         ({"folder": "x", "version": 1.1}, "put it in quotes"),
         ({}, "folder is missing"),
+        ({"folder": "x\0"}, "NUL or lone surrogates"),
+        ({"folder": "x", "keys": ["\ud800"]}, "NUL or lone surrogates"),
     ],
 )
 def test_a_wrong_request_is_told_with_what_is_right(request_: dict[str, Any], words: str, shoal: Shoal) -> None:

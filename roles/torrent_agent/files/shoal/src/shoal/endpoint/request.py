@@ -9,6 +9,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
+from shoal.common.texts import is_usable
 from shoal.endpoint.errors import RequestError
 
 PROTOCOL = 1
@@ -54,6 +55,8 @@ def parse(document: object) -> Request:
     """A checked request from decoded JSON. Raises RequestError, naming the key."""
     if not isinstance(document, dict):
         raise RequestError("the request must be a JSON object")
+    if not is_usable(document):
+        raise RequestError("the request has text with NUL or lone surrogates, which no path can have")
     protocol = document.get("protocol", PROTOCOL)
     if protocol != PROTOCOL:
         newer = isinstance(protocol, int) and protocol > PROTOCOL

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, TypeVar
 from urllib.parse import urlsplit
@@ -15,6 +14,7 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta, Struct
 
+from shoal.common.texts import is_usable
 from shoal.release.errors import RequestError
 
 _S = TypeVar("_S", bound=Struct)
@@ -23,8 +23,6 @@ PROTOCOL = 1
 
 # A version is a file name, an argument and a word in logs: no separators, no leading dot or dash, nothing to quote.
 VERSION_PATTERN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+~-]{0,127}")
-
-_UNUSABLE = re.compile("[\0\ud800-\udfff]")
 
 Count = Annotated[int, Meta(ge=0)]
 Seconds = Annotated[float, Meta(ge=0, le=7 * 86400)]
@@ -174,7 +172,7 @@ def parse_inspect(document: object) -> InspectRequest:
 def _check_protocol(document: object) -> None:
     if not isinstance(document, dict):
         raise RequestError("the request must be a JSON object")
-    if any(_UNUSABLE.search(text) for text in _texts(document)):
+    if not is_usable(document):  # in YAML a key may also be a number, or `on`, which is true
         raise RequestError("the request has text with NUL or lone surrogates, which no path can have")
     protocol = document.get("protocol", PROTOCOL)
     if protocol == PROTOCOL:
@@ -185,19 +183,6 @@ def _check_protocol(document: object) -> None:
         hint="update shoal on this host" if newer else "update the collection on the controller",
         code="unsupported_protocol",
     )
-
-
-def _texts(value: object) -> Iterator[str]:
-    """Every string in decoded JSON."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for key, inner in value.items():
-            yield from _texts(key)  # in YAML it may be a number, or `on`, which is true
-            yield from _texts(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _texts(inner)
 
 
 def _check_shared(name: str) -> None:

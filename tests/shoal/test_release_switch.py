@@ -13,6 +13,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import suppress
+from http.client import HTTPMessage
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from release_helpers import App, Result, Service, call, service, wait_until
 
 from shoal.release import health, listeners
 from shoal.release.errors import ReleaseError
-from shoal.release.request import HealthCheck, SwitchSpec
+from shoal.release.request import HealthCheck, SwitchSpec, VersionProof
 
 LONG = 15.0  # seconds: a time limit that is not meant to be reached
 
@@ -92,6 +93,13 @@ def test_health_answered_by_the_old_process_does_not_count(app: App, shop: Servi
     assert result["outcome"] == "rolled_back"
     assert f"is still answered by the old process {old}" in result["reason"]
     assert (app.current(), answer(shop)["pid"]) == ("1.0", old)
+
+
+@pytest.mark.parametrize("body", ["", "{", "[" * 100_000, '{"a":' * 100_000, "9" * 5000, "[]", "3", '{"version": {}}'])
+def test_an_answer_without_a_version_is_not_healthy_and_nothing_worse(body: str) -> None:
+    """What a new release answers is anybody's guess; an error that no step expects would leave it active."""
+    found = health._check_version(VersionProof(json="version.of.it"), "1.0", HTTPMessage(), body)
+    assert found == "answered without a version in version.of.it"
 
 
 @pytest.mark.parametrize("proof", [{"json": "version"}, {"header": "X-Version"}, {"body": True}])

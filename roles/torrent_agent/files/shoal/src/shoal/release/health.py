@@ -259,7 +259,7 @@ def _check_version(proof: VersionProof, version: str, headers: HTTPMessage, body
 def _json_value(body: str, path: str) -> object:
     try:
         value = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     for key in path.split("."):
         value = value.get(key) if isinstance(value, dict) else None

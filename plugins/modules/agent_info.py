@@ -92,6 +92,21 @@ agent:
     torrents:
       description: Number of its torrents.
       type: int
+    storage:
+      description: The space of its store, V(none) where that cannot be looked at.
+      type: dict
+    config:
+      description:
+        - Of its configuration file V(loaded_at), V(error) (why the last reload was refused) and V(restart_needed) (keys
+          that come into force only with a restart).
+      type: dict
+    apps:
+      description: The applications that the host follows by itself, and where each stands.
+      type: list
+      elements: dict
+    schedule:
+      description: The span of the schedule of limits that is in force, V(none) outside of any.
+      type: str
 torrents:
   description: Its torrents.
   type: list

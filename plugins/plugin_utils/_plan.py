@@ -140,6 +140,9 @@ def _refuse_misspelt(run: Mapping[str, Any], problems: _Problems) -> None:
             known = [variable.removeprefix("shoal_") for variable in VARIABLES]
             # nearer than for a setting: other names are the user's own
             for match in difflib.get_close_matches(name.removeprefix("shoal_"), known, n=1, cutoff=0.8):
+                value = run[name]
+                if isinstance(value, Mapping) and "changed" in value:
+                    continue  # what a task of an earlier playbook of the same run registered
                 problems.add(f"{name}: is not a variable of shoal.deploy; did you mean shoal_{match}?")
 
 

@@ -162,8 +162,10 @@ class Fleet:
         env: Mapping[str, str] | None = None,
         **extra: Any,
     ) -> subprocess.Popen[str]:
-        """Start a playbook of the collection; ``extra`` are extra variables (shoal_ is put before their names)."""
-        command = [str(BIN / "ansible-playbook"), "-i", str(self.write_inventory()), f"shoal.deploy.{playbook}"]
+        """Start a playbook of the collection, or a file of another one; ``extra`` are extra variables (shoal_ is put
+        before their names)."""
+        named = playbook if playbook.endswith(".yml") else f"shoal.deploy.{playbook}"
+        command = [str(BIN / "ansible-playbook"), "-i", str(self.write_inventory()), named]
         command += ["-e", json.dumps({f"shoal_{name}": value for name, value in extra.items()}), *arguments]
         return subprocess.Popen(
             command,

@@ -395,6 +395,15 @@ def test_an_archive_comes_from_where_the_user_stands_the_publisher_or_a_url(
     assert sorted(path.name for path in (fleet.published / "shop").iterdir()) == ["1.0", "1.1", "1.2"]
 
 
+def test_a_playbook_of_ones_own_publishes_and_rolls_out(fleet: Fleet) -> None:
+    archive = make_archive(fleet.folder / "shop-1.0.tar.gz", "1.0")
+    books = ["publish", "rollout"]
+    (fleet.folder / "deploy.yml").write_text("".join(f"- import_playbook: shoal.deploy.{book}\n" for book in books))
+    run = ok(fleet.run("deploy.yml", version="1.0", archive=str(archive)))
+    assert fleet.versions == ["1.0", "1.0", "1.0"]
+    assert outcomes(run) == ["switched"] * 3
+
+
 def test_what_is_published_never_changes(fleet: Fleet) -> None:
     fleet.have_published("1.0")
     published = digest(fleet.published)

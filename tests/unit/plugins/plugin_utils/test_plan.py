@@ -223,6 +223,10 @@ def test_a_variable_of_ones_own_may_begin_with_shoal(tmp_path):
     plan(tmp_path, "rollout", extra={"shoal_dashboard": "x", "shoal_ports": 5, "shoal_rollout": {}})
 
 
+def test_what_an_earlier_playbook_of_the_run_registered_is_no_misspelt_variable(tmp_path):
+    plan(tmp_path, "rollout", extra={"shoal_published": {"changed": True}, "shoal_channeled": {"changed": False}})
+
+
 def test_an_app_that_no_host_has_is_told_the_apps_there_are(tmp_path):
     with pytest.raises(InvalidVariablesError, match="no app 'shp' in shoal_apps; did you mean 'shop'"):
         plan(tmp_path, "status", extra={"shoal_app": "shp"})

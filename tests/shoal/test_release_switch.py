@@ -366,6 +366,24 @@ def test_much_output_is_kept_bounded(app: App) -> None:
     assert (app.home / "operations" / f"{result['operation']}.jsonl").stat().st_size < 200_000
 
 
+def test_a_fault_of_our_own_goes_back_too(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    app.stage("1.0")
+    app.stage("1.1")
+    assert app.activate("1.0")["ok"]
+    real = health.wait_until_healthy
+
+    def faulty(spec: Any, expectation: health.Expectation, *rest: Any) -> None:
+        if expectation.version == "1.1":
+            raise RuntimeError("nobody thought of this")
+        real(spec, expectation, *rest)
+
+    monkeypatch.setattr(health, "wait_until_healthy", faulty)
+    result = app.activate("1.1")
+    assert (result["outcome"], app.current()) == ("rolled_back", "1.0")
+    assert result["reason"] == "health: RuntimeError: nobody thought of this"
+    app.assert_settled()
+
+
 def test_a_script_does_the_whole_switch(app: App) -> None:
     seen = app.base / "seen"
     script = hook(

@@ -73,12 +73,16 @@ class Switch:
             self.emit({"event": "step", "step": name, "state": "start", "about": step.about})
             try:
                 step.act(self)
-            except (ReleaseError, OSError) as error:
+            except (
+                Exception
+            ) as error:  # a fault of our own too: to go back is better than to stand between two releases
                 following = step.failed if not (self.journal.irreversible and step.no_way_back) else step.no_way_back
-                self.emit({"event": "step", "step": name, "state": "failed", "message": str(error)})
+                known = isinstance(error, (ReleaseError, OSError))
+                message = str(error) if known else f"{type(error).__name__}: {error}"
+                self.emit({"event": "step", "step": name, "state": "failed", "message": message})
                 if not following:
                     raise
-                self._note(name, error)
+                self._note(name, message)
                 name = following
             else:
                 self.emit({"event": "step", "step": name, "state": "done"})
@@ -87,11 +91,11 @@ class Switch:
             spent = self.journal.seconds.get(step.name, 0.0) + time.monotonic() - begun
             self.journal.seconds[step.name] = round(spent, 3)
 
-    def _note(self, step: str, error: Exception) -> None:
+    def _note(self, step: str, message: str) -> None:
         if self.journal.reason or self.journal.outcome:
-            self.journal.warnings.append(f"{step}: {error}")
+            self.journal.warnings.append(f"{step}: {message}")
         else:
-            self.journal.reason = f"{step}: {error}"
+            self.journal.reason = f"{step}: {message}"
 
     def command(
         self, step: str, command: list[str], timeout: float, *, cwd: Path | None = None, run_as: str | None = None

@@ -224,7 +224,7 @@ def run_switch(one: Switch, step: str) -> Result:
     note = one.journal
     try:
         one.run(step)
-    except (ReleaseError, OSError) as error:
+    except Exception as error:
         if journal.read(one.layout) is None:
             raise  # nothing was changed
         raise ReleaseError(

@@ -13,8 +13,8 @@ import pytest
 import yaml
 from endpoint_helpers import Publisher
 
-from shoal.agent import watch
-from shoal.agent.config import Config
+from shoal.agent import asking, watch
+from shoal.agent.config import Config, Upgrade
 from shoal.agent.watch import Watcher
 from shoal.cli import watch as command
 from shoal.endpoint import apps
@@ -248,6 +248,14 @@ def test_a_clock_that_was_set_back_stops_neither_polls_nor_retries(
         await polled(one)
 
     play(one, story)
+
+
+def test_a_privileged_side_that_does_not_answer_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = Config(upgrade=Upgrade(socket_dir=tmp_path))
+    for seconds, found in ((10.0, "No such file or directory"), (0.0, "no answer within 0 s")):
+        monkeypatch.setattr(asking, "CONNECT_SECONDS", seconds)
+        message = asyncio.run(asking.ask(config, "shop"))["message"]
+        assert message == f"cannot connect to {tmp_path}/shop.sock: {found}; is shoal-upgrade@shop.socket started?"
 
 
 def test_the_command_shows_an_application_that_cannot_be_followed_yet() -> None:

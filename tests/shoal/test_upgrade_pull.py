@@ -165,6 +165,7 @@ def test_people_nudge_it_and_it_tells_of_itself(
         assert json.loads(done.stdout)["apps"][0]["state"] == "up_to_date"
         assert shop.releases.current() == "1.0"
         assert "up_to_date" in watch(host).stdout
+        assert "'my shop' is not followed here" in watch(host, "my shop").stderr
 
         broken = shop.publish("1.1", {"broken": ""})
         host.client.poll_app("shop")

@@ -25,7 +25,7 @@ async def ask(config: Config, app: str) -> Answer:
         if config.upgrade.by == "child":
             return await _by_child(config, app)
         return await _by_socket(config.upgrade.socket_dir / f"{app}.sock", app)
-    except (OSError, ValueError, asyncio.TimeoutError) as error:  # ValueError: a line that is no JSON
+    except (OSError, ValueError) as error:  # ValueError: a line that is no JSON
         return _unreachable(str(error) or type(error).__name__)
 
 
@@ -34,9 +34,9 @@ async def _by_socket(path: Path, app: str) -> Answer:
         reader, writer = await asyncio.wait_for(
             asyncio.open_unix_connection(str(path), limit=MAX_LINE), CONNECT_SECONDS
         )
-    except OSError as error:
-        hint = f"is shoal-upgrade@{app}.socket started?"
-        return _unreachable(f"cannot connect to {path}: {error.strerror or error}; {hint}")
+    except (OSError, asyncio.TimeoutError) as error:
+        found = getattr(error, "strerror", None) or str(error) or f"no answer within {CONNECT_SECONDS:g} s"
+        return _unreachable(f"cannot connect to {path}: {found}; is shoal-upgrade@{app}.socket started?")
     try:
         writer.write(json.dumps({"protocol": PROTOCOL, "app": app}).encode() + b"\n")
         with suppress(ConnectionError):  # refused before it was said: the answer says why

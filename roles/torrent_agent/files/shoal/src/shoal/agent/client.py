@@ -14,7 +14,7 @@ import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from shoal.agent.errors import AnswerError, UnreachableError
 
@@ -120,11 +120,11 @@ class Client:
 
     def app(self, name: str) -> Json:
         """One of them."""
-        return self._object("GET", f"/apps/{name}", "app")
+        return self._object("GET", f"/apps/{quote(name, safe='')}", "app")
 
     def poll_app(self, name: str) -> Json:
         """Have its end point asked now; the state before that."""
-        return self._object("POST", f"/apps/{name}/poll", "app")
+        return self._object("POST", f"/apps/{quote(name, safe='')}/poll", "app")
 
     def request(
         self,

@@ -34,7 +34,7 @@ class ActionModule(ActionBase):
                 "playbook": {
                     "type": "str",
                     "required": True,
-                    "choices": ["install", "publish", "rollout", "rollback", "status"],
+                    "choices": ["install", "uninstall", "publish", "rollout", "rollback", "status"],
                 }
             }
         )

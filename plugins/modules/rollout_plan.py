@@ -12,8 +12,8 @@ version_added: 0.1.0
 description:
   - Checks the C(shoal_*) variables of every host that a playbook of this collection is about to work on, and returns
     what is to be done. Nothing is connected to and nothing is changed.
-  - A part of the playbooks C(shoal.deploy.install), C(shoal.deploy.publish), C(shoal.deploy.rollout),
-    C(shoal.deploy.rollback) and C(shoal.deploy.status), which are what is meant to be called.
+  - A part of the playbooks C(shoal.deploy.install), C(shoal.deploy.uninstall), C(shoal.deploy.publish),
+    C(shoal.deploy.rollout), C(shoal.deploy.rollback) and C(shoal.deploy.status), which are what is meant to be called.
 author:
   - The shoal.deploy authors (@shoal-deploy)
 extends_documentation_fragment:
@@ -23,7 +23,7 @@ options:
     description:
       - The playbook to plan for.
     type: str
-    choices: [install, publish, rollout, rollback, status]
+    choices: [install, uninstall, publish, rollout, rollback, status]
     required: true
 """
 
@@ -38,7 +38,7 @@ EXAMPLES = r"""
 RETURN = r"""
 app:
   description: The app.
-  returned: but for V(install)
+  returned: but for V(install) and V(uninstall)
   type: str
   sample: shop
 version:

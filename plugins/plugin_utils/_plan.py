@@ -14,7 +14,7 @@ import difflib
 import functools
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,15 +87,17 @@ class _Problems:
 def make_plan(action: str, inventory: Inventory) -> dict[str, Any]:
     """The plan of a playbook.
 
-    :param action: install, publish, rollout, rollback or status.
+    :param action: install, uninstall, publish, rollout, rollback or status.
     :return: what is to be done, with ``hosts`` in the order of the inventory and ``settings`` for each of them.
     :raises InvalidVariablesError: naming every variable that is wrong.
     """
     problems = _Problems()
     _refuse_misspelt(inventory.run, problems)
     run = problems.read("", RUN_VARIABLES, inventory.run)
-    if action == "install":
-        plan = {"action": action, **_pull_plan(run, inventory, problems)}
+    if action in ("install", "uninstall"):
+        plan = {"action": action, "parts": _parts(inventory)}
+        if action == "install":
+            plan.update(_pull_plan(run, inventory, problems))
         problems.raise_if_any()
         return plan
     app = run["shoal_app"]
@@ -224,23 +226,66 @@ def _operator_keys_dir(host: str, inventory: Inventory, problems: _Problems, *, 
     return str(folder)
 
 
+def _parts(inventory: Inventory) -> dict[str, list[str]]:
+    """What each host that is selected is: ``tracker``, ``publisher``, ``agent``, as its own variables name them.
+
+    Of an app nothing but its pattern is looked at: other settings may be of variables that only its hosts have.
+    """
+    matching = _matching(inventory)
+    parts: dict[str, list[str]] = {}
+    selected = set(inventory.selected)
+    for host in inventory.every_host:
+        if host not in selected:
+            continue
+        variables = inventory.variables(host)
+        found = []
+        if host in matching(variables.get("shoal_tracker_hosts", "shoal_trackers")):
+            found.append("tracker")
+        publishes = host in matching(variables.get("shoal_publishers", "shoal_publishers"))
+        if publishes:
+            found.append("publisher")
+        if publishes or any(host in matching(pattern) for pattern in _fleets(variables)):
+            found.append("agent")
+        parts[host] = found
+    return parts
+
+
+def _fleets(variables: Mapping[str, Any]) -> Iterator[Any]:
+    """Patterns of the hosts that are rolled out to."""
+    if (fleet := variables.get("shoal_fleet")) is not None:
+        yield fleet
+        return
+    apps = variables.get("shoal_apps")
+    for settings in apps.values() if isinstance(apps, Mapping) else ():
+        if isinstance(settings, Mapping):
+            yield settings.get("hosts")
+
+
+def _matching(inventory: Inventory) -> Callable[[Any], set[str]]:
+    """The hosts of a pattern, looked for once: all hosts of a fleet ask for the same few."""
+    found = functools.cache(lambda *patterns: set(inventory.matching(list(patterns))))
+
+    def matching(pattern: Any) -> set[str]:
+        patterns = [pattern] if isinstance(pattern, str) else pattern if isinstance(pattern, list) else []
+        names = [each for each in patterns if isinstance(each, str)]  # a rollout says what is wrong with others
+        return found(*names) if names else set()
+
+    return matching
+
+
 def _pull_plan(run: Mapping[str, Any], inventory: Inventory, problems: _Problems) -> dict[str, Any]:
     """Which apps have an end point, at which publisher, and what of them each host that is selected follows."""
     everywhere: dict[str, None] = {}
     follow: dict[str, dict[str, Any]] = {}
     found: list[tuple[str, str, dict[str, Any]]] = []
-    matching = functools.cache(lambda *pattern: set(inventory.matching(list(pattern))))
+    matching = _matching(inventory)
     for host in inventory.every_host:
         variables = inventory.variables(host)
         apps = variables.get("shoal_apps")
         for app, settings in apps.items() if isinstance(apps, Mapping) else ():
-            pattern = settings.get("hosts") if isinstance(settings, Mapping) else None
-            if not pattern or not isinstance(pattern, (str, list)):
-                continue  # a rollout says what is wrong with it
-            if (
-                host in matching(*([pattern] if isinstance(pattern, str) else pattern))
-                and settings.get("pull") is not None
-            ):
+            if not isinstance(settings, Mapping):
+                continue
+            if host in matching(settings.get("hosts")) and settings.get("pull") is not None:
                 own, _fleet = _app_settings(app, variables, host, problems)
                 everywhere[app] = None
                 if own["pull"] is not None:

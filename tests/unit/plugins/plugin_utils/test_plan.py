@@ -360,3 +360,38 @@ def test_an_installation_says_what_each_host_follows(tmp_path):
     }
     assert made["follow"]["web2"]["shop"]["policy"] == {"auto": "off", "hold": True}
     assert made["follow"]["web2"]["shop"]["writable"] == ["/var/lib/shop"]
+
+
+def test_each_host_is_what_its_own_variables_name(tmp_path):
+    made = plan(
+        tmp_path, "uninstall", host=("web3", {"shoal_tracker_hosts": ["nobody", "web3"], "shoal_fleet": "web1"})
+    )
+    assert made == {
+        "action": "uninstall",
+        "parts": {
+            "pub1": ["publisher", "agent"],
+            "pub2": ["publisher", "agent"],
+            "web1": ["agent"],
+            "web2": ["agent"],
+            "web3": ["tracker"],
+        },
+    }
+    assert plan(tmp_path, "install", selected=["web2", "pub1"])["parts"] == {
+        "pub1": ["publisher", "agent"],
+        "web2": ["agent"],
+    }
+
+
+def test_a_pattern_is_looked_for_once_however_many_hosts_have_it(tmp_path):
+    asked = []
+    everybody = [f"web{number}" for number in range(800)]
+    inventory = Inventory(
+        run={},
+        variables=lambda host: {"shoal_fleet": "web*"},
+        every_host=everybody,
+        selected=everybody,
+        matching=lambda pattern: asked.append(pattern) or (everybody if pattern == ["web*"] else []),
+        working_directory=tmp_path,
+    )
+    assert len(make_plan("uninstall", inventory)["parts"]) == 800
+    assert len(asked) == 3

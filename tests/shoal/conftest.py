@@ -28,6 +28,11 @@ START_SECONDS = 90.0
 STOP_SECONDS = 60.0
 
 
+def pytest_configure() -> None:
+    """Let the processes of tests hear Ctrl-C: what a script runs in the background ignores it, and hands that on."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the tests that take longest, so that no worker is busy with one when all others are done."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)

@@ -98,10 +98,10 @@ def swapped() -> list[str]:
 def flooded() -> list[str]:
     """Silent connections, as many as are let in and more; then requests without end; and who asks after that."""
     with contextlib.ExitStack() as opened:
-        for _ in range(FLOOD):
+        for _number in range(FLOOD):
             opened.enter_context(connect())
     with contextlib.ExitStack() as opened:
-        for _ in range(FLOOD):
+        for _number in range(FLOOD):
             client = opened.enter_context(connect())
             with contextlib.suppress(ConnectionError):  # refused before it was said
                 client.sendall(b'{"protocol": 1, "app": "shop"}\n' * 10)

@@ -22,6 +22,11 @@ def metainfo_of(path):
     return _metainfo.read_metainfo(_metainfo.make_torrent(payload, PIECE, hashes))
 
 
+def content_of(size):
+    """Random bytes, but for the one that tests put into wrong content."""
+    return os.urandom(size).replace(b"?", b"!")
+
+
 def tree(path):
     """Everything below a path: names, and the content of files."""
     return {str(entry.relative_to(path)): entry.read_bytes() if entry.is_file() else None for entry in path.rglob("*")}
@@ -31,7 +36,7 @@ def tree(path):
 def file(tmp_path):
     path = tmp_path / "store" / "shop.tar"
     path.parent.mkdir()
-    path.write_bytes(os.urandom(5 * PIECE + 17))
+    path.write_bytes(content_of(5 * PIECE + 17))
     return path
 
 
@@ -215,7 +220,7 @@ class TestHostileStore:
 class TestV2:
     def test_a_file_is_checked_by_its_merkle_root(self, tmp_path, to):
         """BEP 52: leaves of 16 KiB, missing ones zero up to a power of two."""
-        content = os.urandom(2 * 16384 + 100)
+        content = content_of(2 * 16384 + 100)
         leaves = [hashlib.sha256(content[start : start + 16384]).digest() for start in range(0, len(content), 16384)]
         left = hashlib.sha256(leaves[0] + leaves[1]).digest()
         right = hashlib.sha256(leaves[2] + bytes(32)).digest()

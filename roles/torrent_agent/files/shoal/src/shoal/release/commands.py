@@ -209,7 +209,7 @@ class _Output:
         if not self._open:
             time.sleep(wait)
             return
-        for _ in range(READS):
+        for _read in range(READS):
             if not self._selector.select(wait):
                 return
             data = os.read(self._pipe.fileno(), READ)

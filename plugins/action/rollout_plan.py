@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import socket
 from collections.abc import Iterator, Mapping
@@ -62,6 +63,7 @@ class ActionModule(ActionBase):
     def _inventory(self, variables: dict[str, Any]) -> Inventory:
         names_of = lookup_loader.get("ansible.builtin.inventory_hostnames", loader=self._loader, templar=self._templar)
 
+        @functools.cache  # Ansible puts a host's variables together anew at each call
         def of_host(host: str) -> Mapping[str, Any]:
             raw = variables["hostvars"].raw_get(host)
             return _Variables(raw, self._templar.copy_with_new_env(available_variables=raw), f" of {host}")

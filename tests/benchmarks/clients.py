@@ -90,9 +90,9 @@ class Transfer(ABC):
     def finished(self) -> dict[int, float]:
         """When each host, from 1, had everything: Unix time."""
 
-    @abstractmethod
     def result(self, number: int) -> Path:
         """Where a host has the payload."""
+        return self.job.of(number) / self.job.payload.name
 
     def close(self) -> None:
         self.job.network.end(self.processes)
@@ -345,9 +345,6 @@ class FromServer(Transfer):
             raise TrialError("; ".join(self.errors))
         return dict(self.times)
 
-    def result(self, number: int) -> Path:
-        return self.job.of(number) / self.job.payload.name
-
     def close(self) -> None:
         super().close()
         self.pool.shutdown()
@@ -446,9 +443,6 @@ class Module(Transfer):
         found = {number: self.result(number) for number in range(1, len(self.job.network.hosts))}
         # it gets its name when it is whole
         return {number: path.stat().st_ctime for number, path in found.items() if path.exists()}
-
-    def result(self, number: int) -> Path:
-        return self.job.of(number) / self.job.payload.name
 
 
 class Copy(Module):

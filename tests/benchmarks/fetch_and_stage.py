@@ -28,6 +28,7 @@ import network
 import zstandard
 from clients import Curl, Job, Shoal, TrialError
 from network import Network
+from results import spread_of, triple
 from rich.console import Console
 from rich.table import Table
 from swarm import make_torrent, sha256
@@ -106,7 +107,9 @@ def main() -> int:
     found = Table("", "s (min / median / max)", "CPU, s (median)", "÷ curl | tar x")
     for label, times in seconds.items():
         ratios = [mine / theirs for mine, theirs in zip(times, seconds["curl | tar x"], strict=True)]
-        found.add_row(label, _triple(times), f"{median(cpu[label]):.1f}", _triple(ratios))
+        found.add_row(
+            label, triple(spread_of(times), ".2f"), f"{median(cpu[label]):.1f}", triple(spread_of(ratios), ".2f")
+        )
     console.print(f"{options.megabytes} MB in a {options.format} of {size:.0f} MB, {options.runs} runs", found)
     return 0
 
@@ -151,10 +154,6 @@ def one(transfer: Shoal | Curl) -> float:
         return times[1] - began
     finally:
         transfer.close()
-
-
-def _triple(values: list[float]) -> str:
-    return " / ".join(f"{value:.2f}" for value in (min(values), median(values), max(values)))
 
 
 if __name__ == "__main__":

@@ -119,14 +119,16 @@ COLUMNS = (
 )
 
 
+def triple(values: tuple[float, float, float] | None, form: str) -> str:
+    """Minimum / median / maximum, or once what all of them are."""
+    if values is None:
+        return "–"
+    shown = [format(value, form) for value in values]
+    return shown[0] if len(set(shown)) == 1 else " / ".join(shown)
+
+
 def table(case: Case, trials: Sequence[Trial]) -> list[tuple[str, ...]]:
     """Rows under COLUMNS; minimum / median / maximum where there are several runs."""
-
-    def triple(values: tuple[float, float, float] | None, form: str) -> str:
-        if values is None:
-            return "–"
-        shown = [format(value, form) for value in values]
-        return shown[0] if len(set(shown)) == 1 else " / ".join(shown)
 
     return [
         (

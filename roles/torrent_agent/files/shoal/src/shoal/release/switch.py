@@ -73,9 +73,8 @@ class Switch:
             self.emit({"event": "step", "step": name, "state": "start", "about": step.about})
             try:
                 step.act(self)
-            except (
-                Exception
-            ) as error:  # a fault of our own too: to go back is better than to stand between two releases
+            # Whatever it is, a fault of our own too: to go back is better than to stand between two releases.
+            except Exception as error:
                 following = step.failed if not (self.journal.irreversible and step.no_way_back) else step.no_way_back
                 known = isinstance(error, (ReleaseError, OSError))
                 message = str(error) if known else f"{type(error).__name__}: {error}"

@@ -455,6 +455,12 @@ class Fetch:
 
     def deliver(self, status):
         """The payload is complete: check it, and put it at `dest` unless it is there."""
+        if not self.metainfo:
+            raise FetchError(
+                "all of %s came, and the agent has not written down the torrent of the magnet link yet: its disk is "
+                "slow or full. It was put nowhere; run this again." % status["info_hash"],
+                **self.facts(status),
+            )
         if self.sha256 and not self.metainfo.is_file:
             raise FetchError("checksum is for payloads that are a file, and %s is a directory." % self.metainfo.name)
         try:

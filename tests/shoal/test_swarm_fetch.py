@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import libtorrent as lt
@@ -9,6 +10,7 @@ import pytest
 from swarm_helpers import Host, content, hosts, make_payload, make_torrent, sum_uploaded, wait_for
 
 from shoal.swarm import AddTorrent, BadTorrent, ConflictingData, EventKind, State, SwarmError, UnknownTorrent
+from shoal.swarm.resume import write_atomically
 
 SIZE = 3_000_000
 
@@ -64,7 +66,14 @@ def test_a_folder_travels_in_every_version_of_the_protocol(tmp_path: Path, kind:
 
 
 @pytest.mark.parametrize("kind", ["v1", "v2", "hybrid"])
-def test_a_magnet_is_enough_and_is_kept_over_a_restart(tmp_path: Path, kind: str) -> None:
+def test_a_magnet_is_enough_and_is_kept_over_a_restart(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write_to_a_slow_disk(path: Path, data: bytes, *, sync: bool = True) -> None:
+        time.sleep(0.3)
+        write_atomically(path, data, sync=sync)
+
+    monkeypatch.setattr("shoal.swarm.engine.write_atomically", write_to_a_slow_disk)
     payload = make_payload(tmp_path / "shop.tar", 1_000_000)
     torrent = make_torrent(payload, kind=kind)
     magnet = lt.make_magnet_uri(lt.load_torrent_buffer(torrent))
@@ -75,7 +84,6 @@ def test_a_magnet_is_enough_and_is_kept_over_a_restart(tmp_path: Path, kind: str
         assert host1.events.of(EventKind.METADATA)
         assert status.payload_path is not None
         assert content(status.payload_path) == content(payload)
-        wait_for(lambda: host1.engine.metainfo(info_hash))
         learnt = host1.engine.metainfo(info_hash)
         assert learnt is not None
         assert lt.bdecode(learnt)[b"info"] == lt.bdecode(torrent)[b"info"]

@@ -62,6 +62,9 @@ _SHARES_DELAY = 0.3
 
 _DELETE_TIMEOUT = 60.0
 
+_SAVING_TIMEOUT = 30.0
+"""Seconds that who asks for a magnet's .torrent waits for a slow disk."""
+
 
 class Reservation:
     """Bytes that somebody is about to write into the store. `done` ends it, however much was written."""
@@ -432,7 +435,9 @@ class Engine:
     def metainfo(self, info_hash: str) -> bytes | None:
         """The .torrent; None while a magnet's metainfo is still unknown."""
         with self._lock:
-            self._get(info_hash)
+            torrent = self._get(info_hash)
+            if torrent.metainfo:  # a magnet's is written with its resume data
+                self._wait_until(lambda: not torrent.saving, time.monotonic() + _SAVING_TIMEOUT)
         try:
             return self._folder.torrent_file(info_hash).read_bytes()
         except FileNotFoundError:

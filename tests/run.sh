@@ -14,6 +14,15 @@ mkdir -p "$logs"
 began=$SECONDS
 tests/venv.sh test || exit 1
 
+# What Ansible says of tasks that failed and were not to: it may be thousands of lines above the end.
+failed_tasks() {
+  awk '/^TASK /         { task = $0 }
+       /^fatal: /       { told = task "\n"; telling = 1 }
+       /^\.\.\.ignoring/ { telling = 0 }
+       telling && /^(TASK|PLAY|RUNNING) / { print told; telling = 0 }
+       telling          { told = told $0 "\n" }' "$1"
+}
+
 run() {
   local stage result started=$SECONDS
   for stage in "$@"; do
@@ -24,6 +33,7 @@ run() {
       flock 9 # one stage's output at a time
       printf '\n== %s\n' "$stage"
       cat "$logs/$stage.log"
+      [ "$result" = passed ] || failed_tasks "$logs/$stage.log"
       echo "$result  $stage $((SECONDS - started)) s" | tee -a "$logs/results"
     ) 9>"$logs/lock"
   done

@@ -7,12 +7,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from swarm_helpers import Host, content, hosts, make_payload, make_torrent, wait_for
 
-from shoal.swarm import EventKind, State, SwarmError, TorrentStatus
+from shoal.swarm import AddTorrent, EventKind, State, SwarmError, TorrentStatus
 
 SIZE = 8_000_000
 
@@ -37,6 +39,25 @@ def test_a_clean_stop_costs_nothing(tmp_path: Path) -> None:
         host1.restart()
         assert host1.wait_complete(info_hash).completed_at == status.completed_at
         assert not host1.events.of(EventKind.COMPLETE), "it was complete before"
+
+
+def test_a_torrent_that_is_removed_before_it_is_written_down_was_added_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torrent = make_torrent(make_payload(tmp_path / "shop.tar", 100_000))
+    with hosts(tmp_path, "host1") as (host1,), ThreadPoolExecutor(2) as threads:
+        slow_disk = threading.Event()
+        monkeypatch.setattr(os, "fsync", lambda _fd: slow_disk.wait(60))
+        adding = threads.submit(host1.engine.add, AddTorrent(torrent=torrent))
+        wait_for(host1.engine.statuses)
+        removing = threads.submit(host1.engine.remove, host1.engine.statuses()[0].info_hash, data=True)
+        wait_for(lambda: not host1.engine.statuses())
+        slow_disk.set()
+        removing.result(60)
+        status, newly = adding.result(60)
+        assert (status.name, newly) == ("shop.tar", True)
+        host1.restart()
+        assert host1.engine.statuses() == []
 
 
 CHILD = """

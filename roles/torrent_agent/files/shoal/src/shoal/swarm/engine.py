@@ -250,6 +250,7 @@ class Engine:
                 return known.status(), False
             self._refuse_what_does_not_fit(request, parsed)
             torrent, written = self._create(request, parsed, peers)
+            added = torrent.status()
         # Whoever is told that the torrent is added finds it again after a power cut.
         try:
             written.result()
@@ -258,7 +259,8 @@ class Engine:
                 f"torrent {torrent.info_hash} works, but cannot be kept over a restart: {error}"
             ) from error
         with self._lock:
-            return torrent.status(), True
+            kept = self._torrents.get(torrent.info_hash) is torrent  # or somebody removed it meanwhile
+            return torrent.status() if kept else added, True
 
     def describe(self, request: AddTorrent) -> TorrentStatus | None:
         """The known torrent that ``request`` is about, None if there is none. Changes nothing.

@@ -18,6 +18,7 @@ from shoal.agent.config import Config, Upgrade
 from shoal.agent.watch import Watcher
 from shoal.cli import watch as command
 from shoal.endpoint import apps
+from shoal.endpoint.policy import Decision
 from shoal.swarm import State
 
 pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")
@@ -225,6 +226,23 @@ def test_the_first_version_is_waited_for_no_longer_than_the_next(
         shop.publish("1.0")
         await until(lambda: side.asked)
         assert set(failures) == {0}
+
+    play(one, story)
+
+
+def test_a_window_that_opens_while_the_privileged_side_unpacks_is_not_missed(
+    shop: Publisher, follow: Callable[..., Counted], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop.publish("1.0")
+    side = Side("staged")
+    one = follow(side)
+    monkeypatch.setattr(
+        watch, "decide", lambda *_: Decision("activate", "due") if side.asked else Decision("stage", "outside_window")
+    )
+
+    async def story() -> None:
+        await polled(one)
+        await until(lambda: side.asked == 2)
 
     play(one, story)
 

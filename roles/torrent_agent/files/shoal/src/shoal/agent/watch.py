@@ -246,7 +246,8 @@ class Watcher:
             self._retry_at = time.monotonic() + RETRY
         elif told["outcome"] in SETTLED or told["reason"] in _DONE or (told["outcome"], action) == ("staged", "stage"):
             self._settled, self._retries = (view.sequence, action), 0
-            self._decide(view)
+            if self._decide(view) not in (action, "none"):  # the window opened while it was being unpacked
+                self._look.set()
         else:
             wait = min(RETRY * 2 ** min(self._retries, 20), MAX_RETRY)
             self._retries += 1

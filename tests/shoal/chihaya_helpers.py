@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from ports import free_port
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-DEADLINE = 30.0  # seconds
+DEADLINE = 60.0  # seconds
 
 
 @dataclass
@@ -43,19 +44,6 @@ class Chihaya:
         if self.process is not None:
             self.process.kill()
             self.process.wait()
-
-
-def free_port() -> int:
-    """A port that nobody has, over TCP and UDP, at this moment."""
-    while True:
-        with closing(socket.socket()) as tcp, closing(socket.socket(type=socket.SOCK_DGRAM)) as udp:
-            tcp.bind(("127.0.0.1", 0))
-            port: int = tcp.getsockname()[1]
-            try:
-                udp.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
 
 
 def _listens(port: int) -> bool:

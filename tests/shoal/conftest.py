@@ -23,6 +23,7 @@ import torf
 import yaml
 
 from shoal.agent.client import Client
+from shoal.release import health
 
 START_SECONDS = 90.0
 STOP_SECONDS = 60.0
@@ -48,7 +49,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     return report
 
 
-def _wait_until(predicate: Callable[[], Any], timeout: float = 20.0, what: str = "") -> Any:
+def _wait_until(predicate: Callable[[], Any], timeout: float = 60.0, what: str = "") -> Any:
     """The first true value of ``predicate``; fails after ``timeout`` seconds."""
     deadline = time.monotonic() + timeout
     while not (found := predicate()):
@@ -60,7 +61,7 @@ def _wait_until(predicate: Callable[[], Any], timeout: float = 20.0, what: str =
 
 @pytest.fixture(scope="session")
 def wait_until() -> Callable[..., Any]:
-    """``wait_until(predicate, timeout=20, what="")``: its first true value, or the test fails."""
+    """``wait_until(predicate, timeout=60, what="")``: its first true value, or the test fails."""
     return _wait_until
 
 
@@ -68,6 +69,12 @@ def wait_until() -> Callable[..., Any]:
 def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests that do not depend on it: it takes most of their time."""
     monkeypatch.setattr(os, "fsync", lambda _fd: None)
+
+
+@pytest.fixture
+def patient_checks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Health checks may have short time limits: on a busy machine, too, each attempt is given its time."""
+    monkeypatch.setattr(health, "ATTEMPT_LEAST", health.ATTEMPT_LIMIT)
 
 
 @pytest.fixture

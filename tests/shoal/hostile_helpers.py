@@ -35,7 +35,7 @@ class Peer(socketserver.ThreadingTCPServer):
 
     def finish_request(self, request, client_address) -> None:
         with suppress(OSError, EOFError):  # whoever is told nonsense hangs up
-            request.settimeout(20)
+            request.settimeout(60)
             self.behave(self, request)
 
 

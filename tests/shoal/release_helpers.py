@@ -17,9 +17,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ports import free_port
+
 from shoal.cli.release import perform
 
-DEADLINE = 30.0  # seconds that anything expected may take on a busy machine
+DEADLINE = 60.0  # seconds that anything expected may take on a busy machine
 
 Result = dict[str, Any]
 
@@ -222,16 +224,12 @@ class Service:
 def service(app: App) -> Iterator[Service]:
     """Make the server and its restart command in ``app``; whatever it runs is ended afterwards."""
     import signal
-    import socket
     from contextlib import suppress
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    one = Service(app, port)
+    one = Service(app, free_port())
     one.state.mkdir()
     (one.state / "server.py").write_text(SERVER)
-    (one.state / "port").write_text(str(port))
+    (one.state / "port").write_text(str(one.port))
     (one.state / "restart").write_text(RESTART.replace("PYTHON", sys.executable))
     (one.state / "restart").chmod(0o755)
     try:

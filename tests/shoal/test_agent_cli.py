@@ -45,7 +45,7 @@ def terminal():
                 if until and until in seen:
                     process.send_signal(signal.SIGINT)
                     until = None
-            return seen.decode(), process.wait(30)
+            return seen.decode(), process.wait(60)
         finally:
             os.close(ours)
             process.kill()
@@ -161,5 +161,5 @@ def test_the_status_command_stays_small(agent_factory):
         "print(sorted({'libtorrent', 'aiohttp', 'msgspec', 'asyncio', 'rich'} & set(sys.modules)), file=sys.stderr)\n"
         "sys.exit(status)\n"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
     assert result.stderr == "[]\n"

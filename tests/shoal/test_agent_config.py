@@ -406,7 +406,7 @@ def test_the_command_line_overrides_and_is_named_when_wrong(config_file):
 def test_check_says_so_and_starts_nothing(config_file, tmp_path):
     def check(content: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "shoal", "agent", "--check", "--config", str(config_file(content))]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
     good = check(f"state_dir: {tmp_path}/state\nsocket: {tmp_path}/agent.sock\n")
     assert (good.returncode, good.stdout) == (0, f"{tmp_path}/agent.yml: valid\n")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from agent_helpers import UnixConnection
+from conftest import STOP_SECONDS
 
 from shoal.agent import daemon
 from shoal.agent.errors import StartError
@@ -28,7 +29,7 @@ def manager(short_dir):
     """A service manager's end of the notify protocol."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.bind(str(short_dir / "notify"))
-        sock.settimeout(20)
+        sock.settimeout(STOP_SECONDS)
         yield sock
 
 
@@ -62,10 +63,10 @@ def test_the_service_manager_hears_of_start_life_and_stop(agent_factory, manager
     started = time.monotonic()
     for _ in range(5):
         heard(manager, "WATCHDOG=1")
-    assert time.monotonic() - started < 5, "a sign of life each 0.1 s; 0.2 s would be too late"
+    assert time.monotonic() - started < 20, "a sign of life each 0.1 s, and not each 10 s"
     agent.process.terminate()
     heard(manager, "STOPPING=1")
-    assert agent.process.wait(20) == 0
+    assert agent.process.wait(STOP_SECONDS) == 0
 
 
 def test_no_sign_of_life_once_the_engine_has_died(manager, tmp_path, monkeypatch):
@@ -125,7 +126,7 @@ def test_a_stop_is_clean_and_ends_waits(agent_factory, make_payload, make_torren
     agent.client.agent()  # was sent after them: they are under way
     started = time.monotonic()
     assert agent.stop() == 0
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 45, "the waits were for 60 s"
     torrent_answer, events_answer = (json.loads(wait.getresponse().read()) for wait in waits)
     assert torrent_answer["torrent"]["state"] == "downloading"
     assert events_answer["last"] >= last
@@ -163,7 +164,7 @@ def test_logs_for_people_keep_what_strangers_say_on_one_line(agent_factory, make
         url = f"http://127.0.0.1:{tracker.getsockname()[1]}/announce"
         torrent = make_torrent(make_payload("shop.tar", 100_000), trackers=[url])
         agent.client.add(torrent=torrent.read_bytes())
-        thread.join(20)
+        thread.join(STOP_SECONDS)
     wait_until(lambda: "torrent tracker_error" in agent.log)
     line = next(line for line in agent.log.splitlines() if "tracker_error" in line)
     assert "a�b�[31mc" in line
@@ -176,7 +177,7 @@ def test_logs_for_people_keep_what_strangers_say_on_one_line(agent_factory, make
 def test_a_second_agent_on_the_same_state_is_refused(agent_factory):
     first = agent_factory("first")
     second = agent_factory("second", start=False, state_dir=str(first.state_dir)).start(ready=False)
-    assert second.process.wait(20) == 1
+    assert second.process.wait(STOP_SECONDS) == 1
     assert f"state_dir {first.state_dir} is in use by another agent, process {first.pid}" in second.log
     assert first.client.agent()["name"] == "first"
     first.kill()
@@ -187,7 +188,7 @@ def test_a_second_agent_on_the_same_state_is_refused(agent_factory):
 def test_a_second_agent_at_the_same_socket_is_refused(agent_factory):
     first = agent_factory("first")
     second = agent_factory("second", start=False, socket=str(first.socket)).start(ready=False)
-    assert second.process.wait(20) == 1
+    assert second.process.wait(STOP_SECONDS) == 1
     assert f"socket {first.socket} is in use by another agent, process {first.pid}" in second.log
     assert first.client.agent()["name"] == "first"
 
@@ -196,7 +197,7 @@ def test_a_socket_that_somebody_else_listens_at_is_left_alone(agent_factory):
     agent = agent_factory(start=False)
     with listener(agent.socket) as other:
         agent.start(ready=False)
-        assert agent.process.wait(20) == 1
+        assert agent.process.wait(STOP_SECONDS) == 1
         assert f"cannot listen at {agent.socket}: another process answers there" in agent.log
         assert agent.socket.exists()
         assert other.accept()  # the probe was all that came
@@ -208,7 +209,7 @@ def test_a_file_in_the_sockets_place_is_left_alone(agent_factory):
     agent = agent_factory(start=False)
     agent.socket.write_text("precious")
     agent.start(ready=False)
-    assert agent.process.wait(20) == 1
+    assert agent.process.wait(STOP_SECONDS) == 1
     assert "something that is not a socket is there" in agent.log
     assert agent.socket.read_text() == "precious"
 
@@ -246,15 +247,15 @@ def test_nobody_gets_in_before_the_mode_is_right(short_dir, monkeypatch):
 def test_a_taken_port_and_an_impossible_folder_are_named(agent_factory, tmp_path):
     first = agent_factory()
     second = agent_factory(start=False, listen=[first.peer]).start(ready=False)
-    assert second.process.wait(20) == 1
+    assert second.process.wait(STOP_SECONDS) == 1
     assert first.peer in second.log
     assert "in use" in second.log
     (tmp_path / "file").touch()
     third = agent_factory(start=False, state_dir=str(tmp_path / "file" / "state")).start(ready=False)
-    assert third.process.wait(20) == 1
+    assert third.process.wait(STOP_SECONDS) == 1
     assert f"cannot make the folder {tmp_path / 'file' / 'state'}: Not a directory" in third.log
     fourth = agent_factory(start=False, store_dir=str(tmp_path / "file")).start(ready=False)
-    assert fourth.process.wait(20) == 1
+    assert fourth.process.wait(STOP_SECONDS) == 1
     assert str(tmp_path / "file") in fourth.log
 
 

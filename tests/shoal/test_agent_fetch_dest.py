@@ -17,7 +17,11 @@ def fetch(agent_factory):
         publisher.seed(payload, torrent)
         command = ["fetch", torrent, "--peer", publisher.peer, "--dest", dest, "--socket", host.socket]
         return subprocess.run(
-            [sys.executable, "-m", "shoal", *map(str, command)], capture_output=True, text=True, timeout=60, check=False
+            [sys.executable, "-m", "shoal", *map(str, command)],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
         )
 
     return run

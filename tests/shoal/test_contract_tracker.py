@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 import yaml
 from ansible.module_utils.testing import patch_module_args
-from chihaya_helpers import chihaya, free_port, program, running
+from chihaya_helpers import chihaya, program, running
+from ports import free_port
 from tracker_helpers import announce_query, talk, tracker_process
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -221,12 +222,13 @@ def test_chihaya_killed_mid_transfer_is_not_missed_and_found_again(
     payload = make_payload("shop-1.0.tar", 3_000_000)
     with chihaya(tmp_path, announce_interval=f"{interval}s") as tracker:
         torrent = make_torrent(payload, trackers=[[tracker.url]])
-        publisher, host = agent_factory("publisher", limits={"upload": "1MB"}), agent_factory("host")
-        info_hash = publisher.seed(payload, torrent)["info_hash"]
+        publisher, host = agent_factory("publisher"), agent_factory("host")
+        info_hash = publisher.seed(payload, torrent, upload_limit=300_000)["info_hash"]
         host.client.add(torrent=torrent.read_bytes())
-        wait_until(lambda: host.client.torrent(info_hash)["done"] > 300_000, 30, "the transfer begins")
+        wait_until(lambda: host.client.torrent(info_hash)["done"] > 100_000, 60, "the transfer begins")
         tracker.kill()
         assert host.client.torrent(info_hash)["state"] != "complete"
+        publisher.client.change(info_hash, upload_limit=0)
         host.await_end(info_hash)
 
         tracker.start()  # its memory is lost

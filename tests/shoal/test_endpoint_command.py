@@ -191,5 +191,5 @@ def test_other_commands_do_not_pay_for_tuf() -> None:
         "for name in ('agent', 'release', 'torrents', 'tracker'): importlib.import_module(f'shoal.cli.{name}')\n"
         "print([name for name in ('tuf', 'securesystemslib', 'cryptography') if name in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.strip() == "[]"

@@ -464,8 +464,8 @@ def test_a_second_publisher_waits_or_is_told_who_is_at_it(shop: Publisher) -> No
 
 def _publish(home: Path, version: str, start: Any) -> None:
     shop = Publisher(home)
-    start.wait(30)
-    shop.publish(version, lock_timeout=30, channel=f"channel-{version}")
+    start.wait(60)
+    shop.publish(version, lock_timeout=60, channel=f"channel-{version}")
 
 
 def test_two_publishers_at_once_both_publish(shop: Publisher, tmp_path: Path) -> None:

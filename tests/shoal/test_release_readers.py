@@ -125,7 +125,7 @@ def test_readers_never_see_a_missing_mixed_or_half_release(
             assert len(list(layout.releases.iterdir())) <= KEEP
     finally:
         stop.touch()
-    found = [json.loads(reader.communicate(timeout=60)[0]) for reader in readers]
+    found = [json.loads(reader.communicate(timeout=120)[0]) for reader in readers]
     assert [one["failures"] for one in found] == [[], []]
     for one in found:
         assert one["looks"] > SWITCHES / 2, found

@@ -26,6 +26,8 @@ from shoal.release.lock import Lock, holder_of
 from shoal.release.request import parse
 from shoal.release.switch import SCRIPT_TABLE, TABLE
 
+pytestmark = pytest.mark.usefixtures("patient_checks")
+
 Point = tuple[str, str]  # ("before" or "after", step)
 
 # What runs is a file that the restart command writes; what is healthy is what the file `healthy` allows.
@@ -149,6 +151,7 @@ def assert_complete(app: App, point: Point) -> str:
     return current
 
 
+@pytest.mark.usefixtures("no_waiting_for_the_disk")
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
 def test_recover_converges_from_a_kill_at_every_step(prepared: Path, tmp_path: Path, scenario: Scenario) -> None:
     points = way(prepared, tmp_path / "way", scenario)
@@ -293,7 +296,7 @@ def test_a_hook_that_outlived_the_switch_is_ended_before_recovering(app_with_hoo
 
     os.kill(worker, signal.SIGKILL)
 
-    died = json.loads(process.communicate(timeout=60)[0].splitlines()[-1])
+    died = json.loads(process.communicate(timeout=120)[0].splitlines()[-1])
     assert died["error"]["code"] == "died"
     assert "shoal release recover" in died["error"]["hint"]
     result = app.ask("recover")

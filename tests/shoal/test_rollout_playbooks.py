@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 import http.server
 import signal
-import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from conftest import AgentFactory
+from ports import free_port
 from rollout_helpers import Fleet, Run, digest, make_archive, make_collections
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # each playbook takes 10 s on two free cores
@@ -151,17 +151,9 @@ def test_check_mode_touches_nothing_and_predicts_what_comes(fleet: Fleet) -> Non
     tried_and_done("rollback", "--limit", "host2,host3")
 
 
-def closed_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
-
-
 def test_an_unreachable_host_counts_as_missing_until_the_quorum_allows_it(fleet: Fleet) -> None:
     fleet.have_published("1.0")
-    gone = {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": closed_port()}
+    gone = {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": free_port()}
     fleet.host_variables["pub"] = gone
     nowhere = fleet.run("rollout", version="1.0")
     assert nowhere.status != 0
@@ -340,11 +332,11 @@ def test_a_switch_goes_on_when_the_playbook_is_interrupted(
     with fetched.start("rollout", app="shop", version="1.1") as process:
         wait_until(begun.exists, 120, "the switch began")
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=60)
+        process.communicate(timeout=120)
     assert process.returncode != 0
     go.touch()
     for host in HOSTS:
-        wait_until(lambda host=host: fetched.version(host) in ("1.0", "1.1"), 30, f"{host} serves one version")
+        wait_until(lambda host=host: fetched.version(host) in ("1.0", "1.1"), 60, f"{host} serves one version")
     rest = ok(fetched.run("rollout", version="1.1"))
     assert fetched.versions == ["1.1", "1.1", "1.1"]
     assert rest.stats["complete"]
@@ -379,7 +371,7 @@ def test_an_archive_comes_from_where_the_user_stands_the_publisher_or_a_url(
     here.mkdir(parents=True)
     make_archive(here / "shop-1.0.tar.gz", "1.0")
     with fleet.start("publish", cwd=here.parent, app="shop", version="1.0", archive="build/shop-1.0.tar.gz") as process:
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=600)
     assert process.returncode == 0, out + err
     assert "1.0  published  shop-1.0.tar.gz" in err
 
@@ -431,8 +423,15 @@ def test_what_is_published_never_changes(fleet: Fleet) -> None:
     assert "somebody changed what is published" in swapped.out
 
 
-def test_wrong_variables_and_an_empty_inventory_end_before_anything_happens(fleet: Fleet) -> None:
-    before = digest(fleet.folder)
+def test_wrong_variables_and_an_empty_inventory_end_before_anything_happens(make_fleet: Callable[..., Fleet]) -> None:
+    fleet = make_fleet(agents=False)
+
+    def everything() -> dict[str, str]:
+        # but what Ansible needs itself, and what an agent keeps, which it writes when it finds the time
+        not_meant = ("agents", "ansible", "inventory.yml")
+        return digest(*(path for path in fleet.folder.iterdir() if path.name not in not_meant))
+
+    before = everything()
     wrong = fleet.run("rollout", version=1.10)
     assert wrong.status != 0
     assert "shoal_version: is the number 1.1, not a text" in wrong.out
@@ -442,6 +441,5 @@ def test_wrong_variables_and_an_empty_inventory_end_before_anything_happens(flee
     assert "shoal_apps.shop.root of host1 has no value: 'nowhere' is undefined" in undefined.out
     nobody = fleet.run("rollout", "-i", "localhost,", version="1.0", publishers="nobody")
     assert nobody.status != 0
-    (fleet.folder / "inventory.yml").unlink()
-    (fleet.folder / "ansible").is_dir() and (fleet.folder / "ansible").rmdir()
-    assert digest(fleet.folder) == before
+    assert everything() == before
+    assert fleet.publisher.client.torrents() == []

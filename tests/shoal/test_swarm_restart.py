@@ -73,15 +73,21 @@ engine.start()
 peers = tuple(("127.0.0.1", int(port)) for port in ports)
 request = AddTorrent(torrent=torrent.read_bytes(), peers=peers, download_limit=4_000_000)
 info_hash = engine.add(request)[0].info_hash
+record = root / "state" / "torrents" / f"{info_hash}.json"
+while engine.status(info_hash).progress < 0.6:
+    time.sleep(0.02)
+engine.set_torrent_limits(info_hash, 0, 1000)  # the rest is not to come before the kill, however slow the disk
+saves.clear()
 while True:
     time.sleep(0.02)
-    print(json.dumps([engine.status(info_hash).done, len(saves)]), flush=True)
+    noted = bool(json.loads(record.read_bytes())["from_peers"])
+    print(json.dumps([engine.status(info_hash).done, noted, len(saves)]), flush=True)
 """
 
 
 @pytest.mark.parametrize(
     ("interval", "saves"),
-    [pytest.param(0.2, 3, id="right after a resume save"), pytest.param(600, 0, id="long after any resume save")],
+    [pytest.param(0.2, 1, id="right after a resume save"), pytest.param(600, 0, id="long after any resume save")],
 )
 def test_a_kill_costs_at_most_a_piece_of_each_peer(tmp_path: Path, interval: float, saves: int) -> None:
     """Killed at about 60 %: what was verified is read again, not fetched again."""
@@ -98,13 +104,12 @@ def test_a_kill_costs_at_most_a_piece_of_each_peer(tmp_path: Path, interval: flo
             [sys.executable, "-c", CHILD, *arguments], stdout=subprocess.PIPE, text=True, env={**os.environ}
         ) as child:
             assert child.stdout is not None
-            done, saved = 0, 0
             for line in child.stdout:
-                before, (done, saved) = saved, json.loads(line)
-                if done >= 0.6 * SIZE and (saved > before or not saves):
+                done, noted, saved = json.loads(line)
+                if noted and saved >= saves:
                     break
             child.send_signal(signal.SIGKILL)
-        assert saved >= saves
+        assert 0.6 * SIZE <= done < SIZE
         assert (tmp_path / "host1" / "state" / "dirty").exists()
 
         host1 = Host(tmp_path, "host1").start()
@@ -113,6 +118,7 @@ def test_a_kill_costs_at_most_a_piece_of_each_peer(tmp_path: Path, interval: flo
             checked = host1.wait_until(info_hash, lambda s: s.state is State.DOWNLOADING)
             assert done <= checked.rehashed <= SIZE, "what was there was read, and told"
             before = checked.downloaded
+            host1.engine.set_torrent_limits(info_hash, 0, 0)
             status = host1.wait_complete(info_hash)
             fetched = status.downloaded - before
             assert fetched <= SIZE - done + len(seeds) * status.piece_length
@@ -200,8 +206,8 @@ def test_broken_resume_data_costs_a_check(tmp_path: Path, rubbish: bytes) -> Non
     torrent = make_torrent(payload)
     with hosts(tmp_path, "publisher", "host1") as (publisher, host1):
         publisher.seed(torrent, payload)
-        info_hash = host1.fetch(torrent, publisher, download_limit=500_000)
-        host1.wait_until(info_hash, lambda s: s.progress > 0.3)
+        info_hash = host1.fetch(torrent, publisher, download_limit=100_000)  # 10 s, of which it is stopped in the first
+        host1.wait_until(info_hash, lambda s: s.progress > 0.1)
         host1.engine.stop()
         broken = host1.settings.state_dir / "torrents" / f"{info_hash}.resume"
         broken.write_bytes(rubbish)
@@ -209,7 +215,7 @@ def test_broken_resume_data_costs_a_check(tmp_path: Path, rubbish: bytes) -> Non
         event = host1.events.wait(lambda e: e.kind is EventKind.ERROR and broken.name in e.what)
         assert Path(event.what).read_bytes() == rubbish
         checked = host1.wait_until(info_hash, lambda s: s.rehashed > 0 and s.state is not State.CHECKING)
-        assert checked.progress > 0.3
+        assert checked.progress > 0.1
         host1.engine.set_torrent_limits(info_hash, 0, 0)
         status = host1.wait_complete(info_hash)
         assert status.downloaded == 1_000_000 + status.refetched

@@ -13,7 +13,7 @@ from urllib.parse import quote_from_bytes, urlsplit
 
 import libtorrent as lt
 
-DEADLINE = 20.0  # seconds; a step of a test that takes longer has failed
+DEADLINE = 60.0  # seconds; a step of a test that takes longer has failed
 
 
 @dataclass(frozen=True)

@@ -222,4 +222,4 @@ class Unit:
         self._socket.close()
         if self.process.poll() is None:
             self.process.terminate()
-        self.process.wait(30)
+        self.process.wait(60)

@@ -207,7 +207,7 @@ class Agent:
         status = self.client.add(torrent=torrent.read_bytes(), peers=peers, **fields)["torrent"]
         return self.await_end(status["info_hash"])
 
-    def await_end(self, info_hash: str, timeout: float = 60.0) -> dict[str, Any]:
+    def await_end(self, info_hash: str, timeout: float = 120.0) -> dict[str, Any]:
         """The status once it is complete; the test fails on an error and when time is over."""
         deadline = time.monotonic() + timeout
         while True:

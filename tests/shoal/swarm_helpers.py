@@ -15,7 +15,7 @@ import libtorrent as lt
 
 from shoal.swarm import AddTorrent, Engine, EngineSettings, Event, EventKind, State, TorrentStatus
 
-DEADLINE = 60.0
+DEADLINE = 120.0
 
 
 def make_payload(path: Path, size: int, seed: int = 1) -> Path:

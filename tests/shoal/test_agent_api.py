@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import dataclasses
 import threading
@@ -15,7 +16,8 @@ from agent_helpers import UnixConnection, ask
 from shoal import __version__
 from shoal.agent.client import Client
 from shoal.agent.errors import AnswerError, UnreachableError
-from shoal.swarm import PeerStatus, TorrentStatus
+from shoal.agent.events import EventLog, GoneError
+from shoal.swarm import Event, EventKind, PeerStatus, TorrentStatus
 
 UNKNOWN = "0123456789abcdef0123456789abcdef01234567"
 
@@ -173,7 +175,7 @@ def test_a_torrent_is_removed_and_its_data_only_when_asked(agent_factory, make_p
 def test_metainfo_peers_and_recheck(agent_factory, make_payload, make_torrent, wait_until):
     payload = make_payload("shop-1.0.tar", 500_000)
     torrent = make_torrent(payload)
-    publisher, host = agent_factory("publisher", limits={"upload": "100kB"}), agent_factory("host")
+    publisher, host = agent_factory("publisher", limits={"upload": "20kB"}), agent_factory("host")
     info_hash = publisher.seed(payload, torrent)["info_hash"]
     answer = ask(publisher.socket, "GET", f"/v1/torrents/{info_hash}/metainfo")
     assert (answer.status, answer.headers["Content-Type"]) == (200, "application/x-bittorrent")
@@ -337,12 +339,12 @@ def test_a_wait_ends_when_the_torrent_is_complete(agent_factory, make_payload, m
 def test_a_wait_ends_at_the_progress_asked_for(agent_factory, make_payload, make_torrent):
     payload = make_payload("shop-1.0.tar", 1_200_000)
     torrent = make_torrent(payload, piece_size=16384)
-    publisher, host = agent_factory("publisher", limits={"upload": "400kB"}), agent_factory("host")
+    publisher, host = agent_factory("publisher", limits={"upload": "100kB"}), agent_factory("host")
     publisher.seed(payload, torrent)
     info_hash = added(host, torrent, peers=[publisher.peer])["info_hash"]
-    status = host.client.torrent(info_hash, wait=30, progress=0.3)
+    status = host.client.torrent(info_hash, wait=60, progress=0.1)
     assert status["state"] == "downloading"
-    assert 0.3 <= status["progress"] < 1
+    assert 0.1 <= status["progress"] < 1
 
 
 def test_a_wait_ends_with_the_check_that_was_running(agent, make_payload, make_torrent, wait_until):
@@ -363,7 +365,7 @@ def test_a_wait_ends_in_time_with_the_state_as_it_is(agent, torrent, wait_until)
     started = time.monotonic()
     status = agent.client.torrent(info_hash, wait=0.5)
     assert status["state"] == "downloading"
-    assert 0.5 <= time.monotonic() - started < 5
+    assert 0.5 <= time.monotonic() - started < 30
 
 
 def test_a_wait_ends_with_an_error_and_with_removal(agent, torrent, make_payload, make_torrent):
@@ -437,16 +439,23 @@ def test_events_tell_what_happened_in_order_and_waits_wake(agent_factory, make_p
     assert {event["info_hash"] for event in every} == {info_hash}
 
 
-def test_too_old_events_are_gone(agent, torrent):
-    data = torrent.read_bytes()
-    while agent.client.events()["last"] <= 1001:  # the ring holds 1000
-        agent.client.remove(agent.client.add(torrent=data)["torrent"]["info_hash"])
+def test_too_old_events_are_gone():
+    async def story():
+        log = EventLog()
+        for number in range(1002):  # the ring holds 1000
+            log.publish(Event(EventKind.ADDED, str(number)))
+        with pytest.raises(GoneError, match="events after 1 are not kept; the agent has 1000 up to 1002"):
+            log.after(1)
+        kept = log.after(2)
+        assert (len(kept), kept[0].id, kept[-1].id, kept[-1].info_hash) == (1000, 3, 1002, "1001")
+
+    asyncio.run(story())
+
+
+def test_events_that_are_gone_are_an_error_of_their_own(agent):
     with pytest.raises(AnswerError) as gone:
-        agent.client.events(0)
+        agent.client.events(1)  # before a restart, perhaps: this one has none yet
     assert (gone.value.status, gone.value.code) == (410, "gone")
-    kept = agent.client.events()
-    assert len(kept["events"]) == 1000
-    assert kept["events"][-1]["id"] == kept["last"]
 
 
 # --- the client ---

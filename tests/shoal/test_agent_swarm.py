@@ -83,14 +83,15 @@ def test_a_restart_keeps_everything(agent_factory, make_payload, make_torrent):
 def test_a_killed_agent_goes_on_where_it_was(agent_factory, make_payload, make_torrent):
     payload = make_payload("shop-1.0.tar", 3_000_000)
     torrent = make_torrent(payload)
-    publisher, host = agent_factory("publisher", limits={"upload": "1500kB"}), agent_factory("host")
+    publisher, host = agent_factory("publisher", limits={"upload": "400kB"}), agent_factory("host")
     publisher.seed(payload, torrent)
     info_hash = host.client.add(torrent=torrent.read_bytes(), peers=[publisher.peer])["torrent"]["info_hash"]
-    at_kill = host.client.torrent(info_hash, wait=30, progress=0.5)
+    at_kill = host.client.torrent(info_hash, wait=60, progress=0.2)
     assert at_kill["state"] == "downloading"
     host.kill()
     assert host.socket.exists()
 
+    publisher.client.set_limits(upload_limit=0)
     host.start()
     status = host.await_end(info_hash)
     assert status["done"] == 3_000_000

@@ -114,10 +114,10 @@ def test_a_stalled_fetch_fails_with_how_far_it_got_and_goes_on_when_run_again(
 ) -> None:
     payload = make_payload("shop.tar", 1_000_000)
     torrent = make_torrent(payload, trackers=["http://127.0.0.1:1/announce"])
-    seed, host = agent_factory("seed", limits={"upload": 300_000}), agent_factory("host1")
+    seed, host = agent_factory("seed", limits={"upload": 100_000}), agent_factory("host1")
     info_hash = seed.seed(payload, torrent)["info_hash"]
     host.client.add(torrent=torrent.read_bytes(), peers=[seed.peer])
-    host.client.torrent(info_hash, wait=30, progress=0.3)
+    host.client.torrent(info_hash, wait=60, progress=0.2)
     seed.stop()
 
     arguments = {"torrent": str(torrent), "stall_timeout": 2}
@@ -127,7 +127,7 @@ def test_a_stalled_fetch_fails_with_how_far_it_got_and_goes_on_when_run_again(
     assert "no byte came for 2 s (stall_timeout)" in told
     far = re.search(r"So far (\d+) of 1000000 bytes", told)
     assert far, told
-    assert int(far[1]) >= 250_000
+    assert int(far[1]) >= 150_000
     assert "Trackers: http://127.0.0.1:1/announce: " in told
     assert "No tracker works: see whether this host reaches them, or give peers." in told
     assert not (tmp_path / "host1" / "shop.tar").exists()

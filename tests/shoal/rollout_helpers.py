@@ -191,7 +191,12 @@ class Fleet:
     def run(self, playbook: str, *arguments: str, **extra: Any) -> Run:
         """Run a playbook of the collection to its end."""
         with self.start(playbook, *arguments, app="shop", **extra) as process:
-            out, err = process.communicate(timeout=600)
+            return self.end_of(process)
+
+    @staticmethod
+    def end_of(process: subprocess.Popen[str]) -> Run:
+        """How a playbook that was started ends."""
+        out, err = process.communicate(timeout=600)
         return Run(process.returncode, out, err, _changed(out), _stats(out))
 
     def deploy(self, version: str, hosts: Iterable[str] = ()) -> None:

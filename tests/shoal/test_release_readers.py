@@ -87,6 +87,7 @@ def fast_folder(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.timeout(900)
+@pytest.mark.usefixtures("no_waiting_for_the_disk")
 def test_readers_never_see_a_missing_mixed_or_half_release(
     fast_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,7 +131,7 @@ def test_readers_never_see_a_missing_mixed_or_half_release(
     for one in found:
         assert one["looks"] > SWITCHES / 2, found
         assert one["versions"] > SWITCHES / 10, "they looked while it was switched"
-        assert one["slow"] < one["looks"] / 20, found
+        assert one["slow"] < one["looks"] / 4, found
     kept = {str(number) for number in range(SWITCHES - KEEP + 1, SWITCHES + 1)}
     assert {release.name for release in layout.releases.iterdir()} == kept
 

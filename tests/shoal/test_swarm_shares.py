@@ -75,7 +75,9 @@ def test_hosts_take_different_pieces_first(tmp_path: Path) -> None:
         publisher.engine.set_limits(upload=1 * MB, download=0)
         info_hash = publisher.seed(torrent, payload).info_hash
         for number, host in enumerate(fetching):
-            host.fetch(torrent, publisher, *fetching[:number])
+            host.fetch(torrent, *fetching[:number])
+        for host in fetching:  # now that all know of each other, however long a slow disk took
+            host.engine.connect(info_hash, [publisher.endpoint])
         for host in fetching:
             status = host.wait_complete(info_hash)
             assert Path(str(status.payload_path)).read_bytes() == payload.read_bytes()

@@ -210,7 +210,7 @@ def test_what_is_repaired_is_tried_again_when_told_to_go_on(agent, make_payload,
     right = payload.read_bytes()
     payload.write_bytes(bytes(100_000))
     info_hash = agent.client.add(torrent=torrent.read_bytes(), data_path=payload)["torrent"]["info_hash"]
-    assert agent.client.torrent(info_hash, wait=30)["state"] == "error"
+    assert agent.client.torrent(info_hash, wait=60)["state"] == "error"
     payload.write_bytes(right)
     assert agent.client.change(info_hash, paused=False, dry_run=True)["changed"] is True
     assert agent.client.change(info_hash, paused=False)["changed"] is True
@@ -333,7 +333,7 @@ def test_a_wait_ends_when_the_torrent_is_complete(agent_factory, make_payload, m
     with ThreadPoolExecutor(1) as other:
         waiting = other.submit(host.client.torrent, info_hash, wait=60)
         host.client.change(info_hash, peers=[publisher.peer])
-        assert waiting.result(30)["state"] == "complete"
+        assert waiting.result(60)["state"] == "complete"
 
 
 def test_a_wait_ends_at_the_progress_asked_for(agent_factory, make_payload, make_torrent):
@@ -373,7 +373,7 @@ def test_a_wait_ends_with_an_error_and_with_removal(agent, torrent, make_payload
     damaged = make_torrent(other)
     other.write_bytes(bytes(500_000))
     status = agent.client.add(torrent=damaged.read_bytes(), data_path=other)["torrent"]
-    status = agent.client.torrent(status["info_hash"], wait=30)
+    status = agent.client.torrent(status["info_hash"], wait=60)
     assert status["state"] == "error"
     assert status["error"]["what"] == str(other)
 
@@ -382,7 +382,7 @@ def test_a_wait_ends_with_an_error_and_with_removal(agent, torrent, make_payload
         waiting = waiter.submit(agent.client.torrent, info_hash, wait=60)
         agent.client.remove(info_hash)
         with pytest.raises(AnswerError) as gone:
-            waiting.result(30)
+            waiting.result(60)
     assert gone.value.code == "not_found"
 
 
@@ -421,7 +421,7 @@ def test_events_tell_what_happened_in_order_and_waits_wake(agent_factory, make_p
     def follow():
         last = 0
         while not got_complete.is_set():
-            answer = host.client.events(last, wait=30)
+            answer = host.client.events(last, wait=60)
             assert [event["id"] for event in answer["events"]] == list(range(last + 1, answer["last"] + 1))
             last = answer["last"]
             kinds.extend(event["kind"] for event in answer["events"])
@@ -431,7 +431,7 @@ def test_events_tell_what_happened_in_order_and_waits_wake(agent_factory, make_p
     follower = threading.Thread(target=follow)
     follower.start()
     info_hash = host.fetch(torrent, publisher)["info_hash"]
-    follower.join(30)
+    follower.join(60)
     assert got_complete.is_set()
     assert kinds.index("added") < kinds.index("state") < kinds.index("complete")
     every = host.client.events()["events"]

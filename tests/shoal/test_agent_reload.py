@@ -16,7 +16,7 @@ def reload(short_dir):
 
     manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     manager.bind(str(short_dir / "notify"))
-    manager.settimeout(30)
+    manager.settimeout(60)
 
     def heard() -> str:
         lines = ""

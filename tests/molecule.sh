@@ -4,7 +4,7 @@
 #   tests/molecule.sh                 everything, from nothing
 #   tests/molecule.sh converge -s chihaya    any other call of molecule, in the same surroundings
 #
-# Needs docker, and root or the right to use it. What is missing (docker, Go, mmdebstrap) is installed with apt-get when
+# Needs docker, and root or the right to use it. What is missing (docker, Go, mmdebstrap, ssh) is installed with apt-get when
 # the user is root; docker is started when it does not run, and stopped at the end if so.
 # Where it cannot run it prints one line, "SKIPPED molecule: WHY", and exits with 0; with CI=true it then exits with 1.
 # Playbooks run from the built collection, installed elsewhere, of which only what Ansible needs is left.
@@ -42,12 +42,20 @@ if ! have docker || ! runs; then
   have dockerd || install docker.io iptables
 fi
 have go || install golang-go
+have ssh || install openssh-client
 
 work=$(mktemp -d)
+# By which all hosts are reached; connections are kept open in a folder of this run.
+export SHOAL_MOLECULE_KEY=$cache/key ANSIBLE_SSH_CONTROL_PATH_DIR=$work/ssh
+[ -e "$SHOAL_MOLECULE_KEY.pub" ] || { rm -f "$SHOAL_MOLECULE_KEY"; ssh-keygen -q -t ed25519 -N '' -C molecule -f "$SHOAL_MOLECULE_KEY"; }
 dockerd=
 group=
 leave() {
   [ -z "$group" ] || kill "$group" 2>/dev/null || true
+  local socket
+  for socket in "$work"/ssh/*; do
+    [ ! -S "$socket" ] || ssh -q -o ControlPath="$socket" -O exit host 2>/dev/null || true
+  done
   rm -rf "$work"
   if [ -n "$dockerd" ]; then
     kill "$dockerd" 2>/dev/null && wait "$dockerd" 2>/dev/null || true

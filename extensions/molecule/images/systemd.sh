@@ -8,7 +8,7 @@
 set -euo pipefail
 
 suite=$1 tag=$2
-packages=systemd,systemd-sysv,dbus,python3,python3-apt,ca-certificates,iproute2,iptables,procps
+packages=systemd,systemd-sysv,dbus,python3,python3-apt,ca-certificates,iproute2,iptables,openssh-server,procps,sudo
 # What a container has no use for, or cannot have.
 masked=(apt-daily-upgrade.timer apt-daily.timer console-getty.service dev-hugepages.mount dpkg-db-backup.timer
   e2scrub_all.timer fstrim.timer getty.target sys-kernel-config.mount sys-kernel-debug.mount sys-kernel-tracing.mount

@@ -17,7 +17,7 @@ tests/venv.sh test || exit 1
 # What Ansible says of tasks that failed and were not to: it may be thousands of lines above the end.
 failed_tasks() {
   awk '/^TASK /         { task = $0 }
-       /^fatal: /       { told = task "\n"; telling = 1 }
+       /^(fatal|failed): / && !telling { told = task "\n"; telling = 1 }
        /^\.\.\.ignoring/ { telling = 0 }
        telling && /^(TASK|PLAY|RUNNING) / { print told; telling = 0 }
        telling          { told = told $0 "\n" }' "$1"

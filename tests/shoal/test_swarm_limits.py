@@ -51,7 +51,7 @@ def hold_a_limit(root: Path, side: str, address: str = "127.0.0.1") -> None:
             publisher.engine.set_limits(LIMIT, 0)
         info_hash = host1.fetch(torrent, download_limit=LIMIT if side == "torrent" else 0)
         host1.engine.connect(info_hash, [(address, publisher.engine.listen_ports[0])])
-        assert LIMIT / 2 < measured_rate(host1, info_hash) < 1.1 * LIMIT, "a busy machine may be slower"
+        assert measured_rate(host1, info_hash) == pytest.approx(LIMIT, rel=0.1)
 
 
 @pytest.mark.parametrize("side", ["download", "upload"])

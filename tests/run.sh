@@ -13,6 +13,9 @@ rm -rf "$logs"
 mkdir -p "$logs"
 began=$SECONDS
 tests/venv.sh test || exit 1
+bytecode=$(echo .venv/lib/python3.*/site-packages)/zip_bytecode.kept
+trap 'rm -rf "$bytecode"' EXIT
+mkdir -p "$bytecode"
 
 # What Ansible says of tasks that failed and were not to: it may be thousands of lines above the end.
 failed_tasks() {

@@ -46,7 +46,7 @@ install_python() {
   return 1
 }
 
-sum=$(cat tests/venv.sh tests/requirements/*.txt "$package/requirements.txt" "$package/shoal/pyproject.toml" | cksum)
+sum=$(cat tests/venv.sh tests/zip_bytecode.py tests/requirements/*.txt "$package/requirements.txt" "$package/shoal/pyproject.toml" | cksum)
 stamp=$venv/installed
 if suitable "$venv/bin/python" && [ -f "$stamp" ]; then
   case $wanted:$(cat "$stamp") in
@@ -68,4 +68,10 @@ echo "Installing into $venv ($("$venv/bin/python" --version)): tests/requirement
 rm -f "$stamp"
 "$venv/bin/python" -m pip --disable-pip-version-check install -q \
   --requirement "tests/requirements/$wanted.txt" --editable "$package/shoal"
+if [ "$wanted" = test ]; then
+  for packages in "$venv"/lib/python3.*/site-packages; do
+    cp tests/zip_bytecode.py "$packages"
+    echo "import zip_bytecode" >"$packages/zip_bytecode.pth"
+  done
+fi
 echo "$wanted $sum" >"$stamp"

@@ -1,8 +1,12 @@
-# Tells what a host is and which Pythons it has, as JSON. Arguments: names or paths of interpreters.
+# Tells what a host is, which versions of the agent are current and before it, and which Pythons there are, as JSON.
+# Arguments: the folder of the versions; names or paths of interpreters.
 # What the service runs must belong to root, and lie where the service can see it.
 set -u
+folder=$1
+shift
 separator=
-printf '{"machine": "%s", "uid": %s, "has_apt": %s, "system": "%s", "pythons": [' "$(uname -m)" "$(id -u)" \
+printf '{"current": "%s", "previous": "%s", ' "$(readlink "$folder/current")" "$(readlink "$folder/previous")"
+printf '"machine": "%s", "uid": %s, "has_apt": %s, "system": "%s", "pythons": [' "$(uname -m)" "$(id -u)" \
   "$(command -v apt-get >/dev/null && echo true || echo false)" \
   "$(. /etc/os-release 2>/dev/null; printf %s "${PRETTY_NAME:-an unknown system}" | tr -d '"\\')"
 for name in "$@"; do

@@ -30,8 +30,11 @@ STOP_SECONDS = 60.0
 
 
 def pytest_configure() -> None:
-    """Let the processes of tests hear Ctrl-C: what a script runs in the background ignores it, and hands that on."""
+    """Let the processes of tests hear Ctrl-C and hangups: what a script runs in the background, or nohup, ignores them,
+    and hands that on.
+    """
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

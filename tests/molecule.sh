@@ -140,6 +140,7 @@ find "$work/collections/ansible_collections/shoal/deploy" -mindepth 1 -maxdepth 
 export SHOAL_MOLECULE_IMAGE SHOAL_MOLECULE_CHIHAYA SHOAL_MOLECULE_WHEELHOUSE=$wheelhouse
 export PATH=$venv/bin:$PATH MOLECULE_COMMAND_BORDERS=0
 export ANSIBLE_COLLECTIONS_PATH=$work/collections
+export SHOAL_MODULE_CACHE=$work/modules ANSIBLE_CALLBACK_PLUGINS=$root/tests/callback_plugins ANSIBLE_CALLBACKS_ENABLED=module_cache
 [ -t 1 ] || export NO_COLOR=1 ANSIBLE_FORCE_COLOR=0
 
 # Two groups beside each other, as each waits a lot: for services, for health, for links that are narrow. `rollout` has

@@ -14,7 +14,9 @@ mkdir -p "$logs"
 began=$SECONDS
 tests/venv.sh test || exit 1
 bytecode=$(echo .venv/lib/python3.*/site-packages)/zip_bytecode.kept
-trap 'rm -rf "$bytecode"' EXIT
+SHOAL_MODULE_CACHE=$(mktemp -d)
+export SHOAL_MODULE_CACHE
+trap 'rm -rf "$bytecode" "$SHOAL_MODULE_CACHE"' EXIT
 mkdir -p "$bytecode"
 
 # What Ansible says of tasks that failed and were not to: it may be thousands of lines above the end.

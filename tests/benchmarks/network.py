@@ -55,6 +55,7 @@ class Network:
             for number in range(len(rates))
         )
         self._processes: list[subprocess.Popen[bytes]] = []
+        self._neighbours: dict[Path, str] = {}
 
     def __enter__(self) -> Network:  # noqa: PYI034
         sweep()
@@ -69,6 +70,14 @@ class Network:
         self._tear_down()
 
     def _build(self) -> None:
+        # All namespaces share the kernel's bound on neighbours, 1,024: 50 hosts that know each other are 2,500, and the
+        # last of them would reach nobody.
+        for name in ("gc_thresh3", "gc_thresh2"):
+            bound = Path("/proc/sys/net/ipv4/neigh/default", name)
+            with contextlib.suppress(OSError):
+                before = bound.read_text()
+                bound.write_text(str(max(int(before), 4 * len(self.hosts) ** 2)))
+                self._neighbours[bound] = before
         _run("ip", "netns", "add", self.hub)
         _batch(
             "ip",
@@ -139,6 +148,8 @@ class Network:
     def _tear_down(self) -> None:
         self.end(list(self._processes), seconds=10)
         _remove([self.hub, *(place.namespace for place in self.hosts)])
+        for bound, before in self._neighbours.items():
+            bound.write_text(before)
 
 
 def sweep() -> None:

@@ -5,7 +5,7 @@
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 
-lanes=("package demo" "lint types imports ansible-lint sanity units integration")
+lanes=("package demo integration" "lint types imports ansible-lint sanity units")
 last=(molecule) # alone: it is the one that changes the machine, by starting an engine
 
 logs=build/test-logs

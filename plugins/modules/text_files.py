@@ -104,15 +104,16 @@ def read(module, path):
 
 def write(module, files):
     """Put all contents in place, after all of them were written to new files in the same folders."""
-    beside = []
+    beside = {}
     try:
         for file in files:
             handle, path = tempfile.mkstemp(prefix=".ansible_tmp", dir=os.path.dirname(file["path"]))
-            beside.append(path)
+            beside[path] = file["path"]
             with open(handle, "w", encoding="utf-8", errors="surrogateescape", newline="") as new:
                 new.write(file["content"])
-        for file in files:
-            module.atomic_move(beside.pop(0), file["path"])
+        for path, place in list(beside.items()):
+            module.atomic_move(path, place)
+            del beside[path]
     except OSError as error:
         module.fail_json(msg=f"{file['path']}: cannot be written: {error.strerror}. Nothing was changed")
     finally:
@@ -147,9 +148,9 @@ def main():
     diffs = []
     for file in files:
         path = file["path"]
-        diff = {"before_header": path, "after_header": path}
         if file in written:
-            diff.update(before=before[path] or "", after=file["content"])
+            headers = {"before_header": path, "after_header": path}
+            diffs.append(dict(headers, before=before[path] or "", after=file["content"]))
         if os.path.exists(path):
             wanted = {"mode": file["mode"], "owner": module.params["owner"], "group": module.params["group"]}
             attributes = module.load_file_common_arguments(wanted, path)
@@ -157,7 +158,6 @@ def main():
             if module.set_fs_attributes_if_different(attributes, False, of_attributes):
                 changed = True
                 diffs.append(of_attributes)
-        diffs.append(diff)
     module.exit_json(changed=changed, written=[file["path"] for file in written], diff=diffs)
 
 

@@ -1,6 +1,7 @@
 #!/bin/bash
 # All tests, stage by stage, in two lanes beside each other, since most stages keep only one core busy. Every stage runs
 # even when another failed, and the end names what failed, what was skipped and how long each took.
+# What a stage printed is in build/test-logs/STAGE.log; here is shown what a failed one said last.
 # With CI=true a skipped test is a failure (tests/shoal/conftest.py, tests/molecule.sh).
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
@@ -28,17 +29,23 @@ failed_tasks() {
        telling          { told = told $0 "\n" }' "$1"
 }
 
+# Of some thousand lines those that tell why, each short enough to be read.
+tell() {
+  echo "-- what failed in $1; all of it is in $logs/$1.log"
+  failed_tasks "$logs/$1.log" | tail -n 80 | cut -c-1000
+  echo "-- the end of it"
+  tail -n 200 "$logs/$1.log" | cut -c-1000
+}
+
 run() {
-  local stage result started=$SECONDS
+  local stage result started
   for stage in "$@"; do
     started=$SECONDS
     echo "-- $stage begins"
     make --no-print-directory "$stage" >"$logs/$stage.log" 2>&1 && result=passed || result=FAILED
     (
       flock 9 # one stage's output at a time
-      printf '\n== %s\n' "$stage"
-      cat "$logs/$stage.log"
-      [ "$result" = passed ] || failed_tasks "$logs/$stage.log"
+      [ "$result" = passed ] || tell "$stage"
       echo "$result  $stage $((SECONDS - started)) s" | tee -a "$logs/results"
     ) 9>"$logs/lock"
   done

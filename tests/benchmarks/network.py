@@ -13,7 +13,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -23,6 +23,9 @@ HUB_ADDRESS = "10.77.0.1"
 
 # How long a packet may wait at a link: a few round trips' worth, as a switch or a home router has.
 QUEUE = "100ms"
+
+# What kernels come with. This machine's may be BBR, which fills so short a queue: a quarter of the packets was lost.
+CONGESTION_CONTROL = "cubic"
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class Network:
             for number in range(len(rates))
         )
         self._processes: list[subprocess.Popen[bytes]] = []
-        self._neighbours: dict[Path, str] = {}
+        self._kernel: dict[Path, str] = {}
 
     def __enter__(self) -> Network:  # noqa: PYI034
         sweep()
@@ -73,11 +76,9 @@ class Network:
         # All namespaces share the kernel's bound on neighbours, 1,024: 50 hosts that know each other are 2,500, and the
         # last of them would reach nobody.
         for name in ("gc_thresh3", "gc_thresh2"):
-            bound = Path("/proc/sys/net/ipv4/neigh/default", name)
-            with contextlib.suppress(OSError):
-                before = bound.read_text()
-                bound.write_text(str(max(int(before), 4 * len(self.hosts) ** 2)))
-                self._neighbours[bound] = before
+            self._set_kernel(f"neigh/default/{name}", lambda bound: str(max(int(bound), 4 * len(self.hosts) ** 2)))
+        # Where this machine's own default is another, namespaces may not have it unless all may.
+        self._set_kernel("tcp_allowed_congestion_control", lambda allowed: f"{allowed.strip()} {CONGESTION_CONTROL}")
         _run("ip", "netns", "add", self.hub)
         _batch(
             "ip",
@@ -109,9 +110,16 @@ class Network:
                 shape = f"root tbf rate {rate:.0f}bit burst {max(16_000, int(rate / 8 * 0.01))} latency {QUEUE}"
                 _batch("tc", self.hub, [f"qdisc add dev {place.link} {shape}"])
                 _batch("tc", place.namespace, [f"qdisc add dev eth0 {shape}"])
-            # What kernels come with; this one's own default may be another
-            with contextlib.suppress(OSError, subprocess.CalledProcessError):
-                _run("ip", "netns", "exec", place.namespace, "sysctl", "-qw", "net.ipv4.tcp_congestion_control=cubic")
+            setting = f"net.ipv4.tcp_congestion_control={CONGESTION_CONTROL}"
+            _run("ip", "netns", "exec", place.namespace, "sysctl", "-qw", setting)
+
+    def _set_kernel(self, name: str, value: Callable[[str], str]) -> None:
+        """Change a setting of all namespaces, where that is allowed, until the benchmark ends."""
+        setting = Path("/proc/sys/net/ipv4", name)
+        with contextlib.suppress(OSError):
+            before = setting.read_text()
+            setting.write_text(value(before))
+            self._kernel[setting] = before
 
     def popen(self, place: Place | None, command: Sequence[str | Path], **options: Any) -> subprocess.Popen[bytes]:
         """Start a process on a host (None: on the hub), in a process group of its own."""
@@ -148,8 +156,8 @@ class Network:
     def _tear_down(self) -> None:
         self.end(list(self._processes), seconds=10)
         _remove([self.hub, *(place.namespace for place in self.hosts)])
-        for bound, before in self._neighbours.items():
-            bound.write_text(before)
+        for setting, before in self._kernel.items():
+            setting.write_text(before)
 
 
 def sweep() -> None:

@@ -58,9 +58,9 @@ ALERT_MASK = (
 
 _UNCHOKE_SLOTS = 100
 """Peers served at once: all of a usual swarm. Whom we serve follows from what they give, so with fewer slots than peers
-the same few are choked by many, fall behind, give less for it, and end last. Measured with 100 and with 20, times the
-ideal time: 20 hosts, 32 MB at 10 Mbit/s 1.14 to 1.15 and 1.18 to 1.27, 64 MB at 100 Mbit/s 2.28 to 2.30 and 2.43 to
-2.44; 50 hosts, 32 MB at 2 Mbit/s 1.27 and 1.30."""
+the same few are choked by many, fall behind, give less for it, and end last. Measured with more slots than peers and
+with 20, times the ideal time: 20 hosts, 32 MB at 10 Mbit/s 1.14 to 1.15 and 1.18 to 1.27, 64 MB at 100 Mbit/s 2.28 to
+2.30 and 2.43 to 2.44; 50 hosts, 32 MB at 2 Mbit/s 1.27 and 1.30."""
 
 _MAX_REQUEST_QUEUE = 64
 """Blocks a peer may have in flight from us where there are few. Measured unshaped: 64 is best with 1 peer (2.6 s per

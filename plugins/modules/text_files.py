@@ -104,21 +104,21 @@ def read(module, path):
 
 def write(module, files):
     """Put all contents in place, after all of them were written to new files in the same folders."""
-    beside = {}
+    beside = []
     try:
         for file in files:
             handle, path = tempfile.mkstemp(prefix=".ansible_tmp", dir=os.path.dirname(file["path"]))
-            beside[path] = file["path"]
+            beside.append(path)
             with open(handle, "w", encoding="utf-8", errors="surrogateescape", newline="") as new:
                 new.write(file["content"])
-        for path, place in list(beside.items()):
-            module.atomic_move(path, place)
-            del beside[path]
+        for number, file in enumerate(files):
+            module.atomic_move(beside[number], file["path"])
     except OSError as error:
         module.fail_json(msg=f"{file['path']}: cannot be written: {error.strerror}. Nothing was changed")
     finally:
         for path in beside:
-            os.unlink(path)
+            if os.path.exists(path):
+                os.unlink(path)
 
 
 def main():

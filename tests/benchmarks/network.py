@@ -41,8 +41,8 @@ def missing() -> str | None:
     """Why namespaces cannot be made here; None if they can."""
     if os.geteuid() != 0:
         return "network namespaces need root: run it as root, or with sudo"
-    if absent := [tool for tool in ("ip", "tc") if not shutil.which(tool)]:
-        return f"{' and '.join(absent)} not found: install iproute2"
+    if absent := [tool for tool in ("ip", "tc", "sysctl") if not shutil.which(tool)]:
+        return f"{' and '.join(absent)} not found: install iproute2 and procps"
     return None
 
 

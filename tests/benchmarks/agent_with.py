@@ -1,24 +1,30 @@
-"""``shoal`` with some libtorrent settings replaced, to measure what each is worth.
+"""``shoal`` with some libtorrent settings, or constants of shoal.swarm, replaced, to measure what each is worth.
 
     python tests/benchmarks/agent_with.py '{"unchoke_slots_limit": 3}' agent --config agent.yml
+    python tests/benchmarks/agent_with.py '{"settings._QUEUED_BLOCKS": 160}' agent --config agent.yml
 
 A benchmark's tool only: an agent has no such option, since there is one set of defaults for everybody.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from typing import Any
 
 from shoal.swarm import settings
 
-overrides = json.loads(sys.argv[1])
-session = {key: value for key, value in overrides.items() if not key.startswith("_")}
-for name in overrides.keys() - session.keys():  # of the module itself, such as _UNCHOKE_SLOTS
-    if not hasattr(settings, name):
-        raise SystemExit(f"shoal.swarm.settings has no {name}")
-    setattr(settings, name, overrides[name])
+session = {}
+for key, value in json.loads(sys.argv[1]).items():
+    module, dot, name = key.partition(".")
+    if not dot:
+        session[key] = value
+        continue
+    place = importlib.import_module(f"shoal.swarm.{module}")
+    if not hasattr(place, name):
+        raise SystemExit(f"shoal.swarm.{module} has no {name}")
+    setattr(place, name, value)
 ours = settings.session_settings
 
 

@@ -25,7 +25,7 @@ from shoal.agent.imports import remove_leftovers
 from shoal.agent.limits import RateLimits, follow_schedule
 from shoal.agent.log import configure as configure_log
 from shoal.agent.log import log, log_event
-from shoal.agent.memory import Trimmer
+from shoal.agent.memory import Trimmer, spare_collector
 from shoal.agent.notify import notify, watchdog_interval
 from shoal.agent.reload import Configuration
 from shoal.agent.report import Reporter
@@ -132,6 +132,7 @@ async def _serve(
         asyncio.create_task(watchers.run()),
         asyncio.create_task(reporter.run()),
     ]
+    spare_collector()
     log.info(
         "agent started",
         extra={

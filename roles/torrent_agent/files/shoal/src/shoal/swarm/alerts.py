@@ -6,6 +6,7 @@ import contextlib
 import os
 import select
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Any
 
 import libtorrent as lt
@@ -43,11 +44,9 @@ class Bell:
         os.close(self._write)
 
 
-def endpoint(alert: Any) -> tuple[str, int]:
-    """Address and port of the peer that ``alert`` is about."""
-    # `ep` is 2.1's name, `endpoint` 2.0's
-    address, port = alert.ep if hasattr(alert, "ep") else alert.endpoint
-    return str(address), int(port)
+# `ep` is 2.1's name, `endpoint` 2.0's
+endpoint: Callable[[Any], tuple[str, int]] = attrgetter("ep" if hasattr(lt.peer_alert, "ep") else "endpoint")
+"""Address and port of the peer that an alert is about. Called with every block."""
 
 
 def _where(address: tuple[str, int]) -> str:

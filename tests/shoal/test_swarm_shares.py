@@ -3,49 +3,76 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 import pytest
-from swarm_helpers import hosts, make_payload, make_torrent
+from swarm_helpers import Host, hosts, make_payload, make_torrent, wait_for
 
-from shoal.swarm import settings
+from shoal.swarm import engine, settings
 from shoal.swarm.queueing import DEEP, SHALLOW, Queueing
-from shoal.swarm.shares import OWN, priorities
+from shoal.swarm.shares import BEST, NEXT, OWN, REST, Shares
 
 MB = 1_000_000
 
 
+def of(pieces: int, name: str, others: Iterable[str]) -> list[int]:
+    shares = Shares(pieces, name)
+    shares.add(others)
+    return shares.priorities()
+
+
+def own(found: list[int]) -> set[int]:
+    return {piece for piece, priority in enumerate(found) if priority >= OWN}
+
+
 @pytest.mark.parametrize(("pieces", "number"), [(1000, 20), (1000, 7), (50, 50), (3, 8), (1, 2), (1954, 100)])
-def test_shares_cover_the_torrent_and_never_overlap(pieces: int, number: int) -> None:
+def test_each_piece_is_one_hosts_and_one_is_next_in_line(pieces: int, number: int) -> None:
     names = [f"host{n}" for n in range(number)]
-    own = Counter(
-        piece
-        for name in names
-        for piece, priority in enumerate(priorities(pieces, name, set(names) - {name}))
-        if priority == OWN
-    )
-    assert own == Counter(range(pieces))
+    found = [of(pieces, name, names) for name in names]
+    assert Counter(piece for of_one in found for piece in own(of_one)) == Counter(range(pieces))
+    following = Counter(piece for of_one in found for piece, priority in enumerate(of_one) if priority == NEXT)
+    assert following == Counter(range(pieces))
 
 
 def test_every_piece_is_wanted_and_rarest_first_still_holds() -> None:
-    found = priorities(1000, "b", ["a", "c", "d", "e", "f"])
-    assert set(found) == {4, 3, 2, 1}
-    assert [4 if 1000 / 6 <= piece < 2000 / 6 else 0 for piece in range(1000)] == [
-        priority if priority == OWN else 0 for priority in found
-    ]
+    found = of(1000, "b", ["a", "c", "d", "e", "f"])
+    assert set(found) == {BEST, OWN, NEXT, REST}
     # libtorrent's order: a piece that one seed alone has goes before any that another host has
     assert (1 + 0) * (8 - min(found)) < (1 + 1) * (8 - max(found))
 
 
 def test_who_is_alone_has_all_of_it() -> None:
-    assert priorities(10, "a", []) == [OWN] * 10
-    assert priorities(10, "a", ["a"]) == [OWN] * 10
+    assert own(of(10, "a", [])) == own(of(10, "a", ["a"])) == set(range(10))
+
+
+def test_what_a_host_begins_with_before_it_knows_the_others_is_its_own() -> None:
+    names = [f"host{n}" for n in range(20)]
+    kept = []
+    for name in names:
+        begun = {piece for piece, priority in enumerate(of(1000, name, [])) if priority == BEST}
+        assert len(begun) == 8
+        kept.append(len(begun & own(of(1000, name, names))) / len(begun))
+    assert sum(kept) / len(kept) > 0.85, kept  # by chance it would be 0.05
+
+
+def test_who_is_known_later_takes_pieces_and_gives_none() -> None:
+    shares = Shares(1000, "a")
+    before = own(shares.priorities())
+    for others in (["b"], ["b", "c"], ["d", "e", "f"]):
+        assert shares.add(others)
+        after = own(shares.priorities())
+        assert after < before
+        before = after
+    assert not shares.add(["a", "b", "f"])
+    assert own(shares.priorities()) == before
 
 
 def test_requests_in_flight_follow_the_peers_or_the_limit() -> None:
-    assert [settings.request_queue(0, peers) for peers in (0, 1, 5, 10, 20, 40, 500)] == [64, 64, 64, 32, 16, 8, 8]
-    assert settings.request_queue(2 * MB, 1) == 8
-    assert settings.request_queue(100 * MB, 100) == 64  # a limit says what the uplink carries
+    assert [settings.request_queue(0, peers) for peers in (0, 1, 5, 10, 20, 40, 500)] == [64, 64, 13, 6, 3, 2, 2]
+    assert settings.request_queue(2 * MB, 1) == 24
+    assert settings.request_queue(100 * MB, 100) == 12  # a limit says what the uplink carries
 
 
 @pytest.mark.parametrize(
@@ -81,7 +108,35 @@ def test_hosts_take_different_pieces_first(tmp_path: Path) -> None:
         for host in fetching:
             status = host.wait_complete(info_hash)
             assert Path(str(status.payload_path)).read_bytes() == payload.read_bytes()
-        shared = [host.engine._torrents[info_hash].sharers for host in fetching]
-        assert all(len(names) >= 2 for names in shared), shared
+        shared = [host.engine._torrents[info_hash].shares for host in fetching]
+        assert all(shares and len(shares.names) >= 2 for shares in shared), shared
         sent = publisher.engine.status(info_hash).uploaded
     assert sent < 2.0 * payload.stat().st_size  # with curl it would be 4
+
+
+def test_who_has_enough_peers_dials_no_more_until_bytes_stay_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "_ENOUGH_PEERS", 2)
+    monkeypatch.setattr(engine, "_DIAL_AGAIN", 1.5)
+    payload = make_payload(tmp_path / "app.tar", 4 * MB)
+    torrent = make_torrent(payload, piece_length=16 * 1024)
+    with hosts(tmp_path, "publisher", "one", "two") as (publisher, one, two):
+        publisher.engine.set_limits(upload=1 * MB, download=0)
+        info_hash = publisher.seed(torrent, payload).info_hash
+
+        def now(host: Host) -> tuple[int, int]:
+            found = host.engine._session.get_settings()
+            return found["connection_speed"], found["unchoke_slots_limit"]
+
+        one.fetch(torrent, publisher)
+        wait_for(lambda: now(one) == (settings.CONNECTION_SPEED, settings.UNCHOKE_SLOTS))  # one peer is not enough
+        two.fetch(torrent, publisher, one)
+        wait_for(lambda: now(two) == (0, settings.UNCHOKE_SLOTS))
+        publisher.engine.pause(info_hash)
+        wait_for(lambda: now(two)[0] == settings.CONNECTION_SPEED)  # nothing comes from them
+        publisher.engine.resume(info_hash)
+        publisher.engine.connect(info_hash, [one.endpoint, two.endpoint])
+        for host in (one, two):
+            host.wait_complete(info_hash)
+            wait_for(partial(lambda host: now(host) == (settings.CONNECTION_SPEED, settings.SEED_SLOTS), host))

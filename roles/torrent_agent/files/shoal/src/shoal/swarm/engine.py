@@ -26,6 +26,7 @@ from shoal.swarm.errors import BadTorrent, ConflictingData, NoSpace, SwarmError,
 from shoal.swarm.metainfo import Metainfo, Parsed, PayloadFile
 from shoal.swarm.restore import restore
 from shoal.swarm.resume import Quarantined, Record, Saved, StateFolder, stamp, write_atomically
+from shoal.swarm.shares import Shares
 from shoal.swarm.torrent import Torrent
 from shoal.swarm.types import (
     AddTorrent,
@@ -50,6 +51,13 @@ _PROGRESS_INTERVAL = 1.0
 _IDLE_WAIT = 3600.0
 """Seconds the alert thread sleeps when nothing is due: any number will do, alerts wake it."""
 
+_GATHERING = 0.02
+"""Seconds that alerts gather while something is fetched. Two come with each block; to wake for each cost more than to
+work on them."""
+
+_NEW_SOURCE = 0.5
+"""Seconds without gathering after a fetch began or a peer connected: to see who it is before it is gone."""
+
 _SEEDING_INTERVAL = 5.0
 """Seconds between looks at what was sent and when, where a policy ends seeding: nobody tells us of sent bytes."""
 
@@ -57,8 +65,16 @@ _SPACE_INTERVAL = 1.0
 """Seconds between looks at the store's file system while something fetches or waits for space: nobody tells us when
 others fill it, or make room. In that time they may take what we leave free, and we what we reserved: no more."""
 
-_SHARES_DELAY = 0.3
+_SHARES_DELAY = 0.1
 """Seconds after a peer connected until we look who it is: it has told its name, and others came with it."""
+
+_ENOUGH_PEERS = 20
+"""Peers of a torrent from which we dial no more. Each peer is told of each piece that we get, and tells us: of 100
+hosts that all knew one another each received 1.50 times the payload, 1.24 times with about 37 peers each."""
+
+_DIAL_AGAIN = 5.0
+"""Seconds after the last look, there is one a second while bytes come, from when we dial all the same: those we have
+may have nothing for us."""
 
 _DELETE_TIMEOUT = 60.0
 
@@ -106,6 +122,7 @@ class Engine:
         self._space_due: float | None = None  # when to look at the file system again
         self._seeding_due: float | None = None
         self._early: list[Event] = []  # of before the alert thread ran
+        self._gather_from = 0.0  # when alerts may gather again
         self._tuned: dict[str, int] = {}  # settings that follow what is measured
         self._reactions: dict[type, Callable[[Torrent, Any], None]] = {
             lt.block_downloading_alert: self._on_request,
@@ -626,6 +643,10 @@ class Engine:
         params.download_limit = record.download_limit
         params.total_uploaded = record.uploaded
         params.url_seeds = []
+        if parsed.metainfo is not None and record.completed_at is None and not record.data_path:
+            torrent.shares = Shares(parsed.metainfo.pieces, self._settings.agent_name)
+            # from the start: blocks are asked for before anything could be changed
+            params.piece_priorities = torrent.shares.priorities()
         flags = lt.torrent_flags
         params.flags = flags.duplicate_is_error | flags.override_web_seeds | flags.override_trackers
         params.flags |= flags.apply_ip_filter
@@ -719,7 +740,10 @@ class Engine:
                 if self._stopping:
                     return
                 wait = self._next_deadline() - time.monotonic()
+                sources_known = self._sources_known()
             self._bell.wait(wait)
+            if sources_known and time.monotonic() >= self._gather_from:
+                time.sleep(_GATHERING)
             with self._lock:
                 for alert in self._session.pop_alerts():
                     self._react_safely(alert)
@@ -730,6 +754,11 @@ class Engine:
                 if self._seeding_due is not None and now >= self._seeding_due:
                     self._look_after_seeding()
 
+    def _sources_known(self) -> bool:
+        """Whether something is fetched, and who turns up to give it is told of: web seeds are not."""
+        fetching = [torrent for torrent in self._torrents.values() if torrent.fetching_since is not None]
+        return bool(fetching) and not any(torrent.web_seeds.in_use for torrent in fetching)
+
     def _next_deadline(self) -> float:
         due = time.monotonic() + _IDLE_WAIT
         for ours in (self._space_due, self._seeding_due):
@@ -737,7 +766,13 @@ class Engine:
                 due = min(due, ours)
         for torrent in self._torrents.values():
             if torrent.fetching_since is not None:
-                for own in (torrent.progress_due, torrent.resume_due, torrent.shares_due, torrent.web_seeds.due):
+                for own in (
+                    torrent.progress_due,
+                    torrent.resume_due,
+                    torrent.shares_due,
+                    torrent.dial_due,
+                    torrent.web_seeds.due,
+                ):
                     if own is not None:
                         due = min(due, own)
         return due
@@ -777,10 +812,26 @@ class Engine:
     def _on_peer_connect(self, torrent: Torrent, alert: Any) -> None:
         torrent.sources.pop(alerts.endpoint(alert), None)  # somebody else may have had this address and port
         # also those that are still to connect: peers that start together are told of one another first
-        peers = torrent.handle.status().list_peers
-        self._tune("max_allowed_in_request_queue", settings.request_queue(self._settings.upload_limit, peers))
+        status = torrent.handle.status()
+        queue = settings.request_queue(self._settings.upload_limit, status.list_peers)
+        self._tune("max_allowed_in_request_queue", queue)
+        now = time.monotonic()
+        self._gather_from = now + _NEW_SOURCE
+        self._look_at_peers(torrent, status.num_peers, now)
         if torrent.fetching_since is not None and torrent.shares_due is None:
             torrent.shares_due = time.monotonic() + _SHARES_DELAY
+
+    def _look_at_peers(self, torrent: Torrent, peers: int, now: float) -> None:
+        """Dial nobody while all that is fetched has enough peers; whoever dials us is welcome."""
+        torrent.dial_due = now + _DIAL_AGAIN if peers >= _ENOUGH_PEERS else None
+        self._suit_session()
+
+    def _suit_session(self) -> None:
+        """Have the session's settings follow what is fetched."""
+        fetching = [torrent for torrent in self._torrents.values() if torrent.fetching_since is not None]
+        enough = fetching and all(torrent.dial_due is not None for torrent in fetching)
+        self._tune("connection_speed", 0 if enough else settings.CONNECTION_SPEED)
+        self._tune("unchoke_slots_limit", settings.UNCHOKE_SLOTS if fetching else settings.SEED_SLOTS)
 
     def _tune(self, name: str, value: int) -> None:
         if self._tuned.get(name) != value:
@@ -856,11 +907,15 @@ class Engine:
         fetching = state in (State.DOWNLOADING, State.METADATA) and not still
         if fetching and torrent.fetching_since is None:
             torrent.fetching_since = torrent.last_byte_at = now
+            self._gather_from = now + _NEW_SOURCE
+            self._suit_session()
             if state is State.DOWNLOADING and torrent.record.web_seeds:
                 torrent.web_seeds.start(now)
         elif not fetching and torrent.fetching_since is not None:
             torrent.take_seconds(now)
             torrent.fetching_since = torrent.progress_due = torrent.resume_due = torrent.shares_due = None
+            torrent.dial_due = None
+            self._suit_session()
             self._take_web_seeds(torrent)
             torrent.web_seeds.stop()
             torrent.take_counters(status)
@@ -906,6 +961,7 @@ class Engine:
     def _on_metadata(self, torrent: Torrent, _alert: Any) -> None:
         torrent.metainfo = Metainfo(torrent.handle.torrent_file())
         torrent.info_hash_v2 = metainfo.key_v2(torrent.handle.info_hashes())
+        torrent.shares = Shares(torrent.metainfo.pieces, self._settings.agent_name)
         self._tell(Event(EventKind.METADATA, torrent.info_hash))
         self._changed(torrent)
         self._ask_for_space(torrent)
@@ -935,12 +991,16 @@ class Engine:
                 torrent.take_counters(status)
                 torrent.take_seconds(now)
                 self._tune("request_queue_time", torrent.look_at_rate(status, now))
+                self._look_at_peers(torrent, status.num_peers, now)
                 # Survives a kill of this process, and of more only the resume data is to be trusted: no sync.
                 if torrent.record_write is None or torrent.record_write.done():
                     self._write_record(torrent, sync=False)
+            if torrent.dial_due is not None and now >= torrent.dial_due:
+                torrent.dial_due = None
+                self._suit_session()
             if torrent.shares_due is not None and now >= torrent.shares_due:
                 torrent.shares_due = None
-                torrent.share_out(self._settings.agent_name)
+                torrent.share_out()
             if torrent.resume_due is not None and now >= torrent.resume_due:
                 self._save_resume_data(torrent)
             if torrent.web_seeds.due is not None and now >= torrent.web_seeds.due:

@@ -56,36 +56,49 @@ ALERT_MASK = (
     | lt.alert.category_t.block_progress_notification
 )
 
-_UNCHOKE_SLOTS = 100
-"""Peers served at once: all of a usual swarm. Whom we serve follows from what they give, so with fewer slots than peers
-the same few are choked by many, fall behind, give less for it, and end last. Measured with more slots than peers and
-with 20, times the ideal time: 20 hosts, 32 MB at 10 Mbit/s 1.14 to 1.15 and 1.18 to 1.27, 64 MB at 100 Mbit/s 2.28 to
-2.30 and 2.43 to 2.44; 50 hosts, 32 MB at 2 Mbit/s 1.27 and 1.30."""
+CONNECTION_SPEED = 10
+"""Peers that we dial a second, beside `_CONNECT_BOOST` at once. With more, a swarm of 100 that starts at once has
+everybody connected to everybody before it is seen that they are enough."""
+
+_CONNECT_BOOST = 20
+"""Peers of a tracker's first answer that are dialled at once. Measured: a seed that joins 20 waiting peers has served
+5 MB to all in 1.6 s."""
+
+UNCHOKE_SLOTS = 100
+"""Peers served at once while we fetch: all of a usual swarm. Whom we serve follows from what they give, so with fewer
+slots than peers the same few are choked by many, fall behind, give less for it, and end last. Measured with more slots
+than peers and with 20, times the ideal time: 20 hosts, 32 MB at 10 Mbit/s 1.14 to 1.15 and 1.18 to 1.27, 64 MB at
+100 Mbit/s 2.28 to 2.30 and 2.43 to 2.44; 50 hosts, 32 MB at 2 Mbit/s 1.27 and 1.30."""
+
+SEED_SLOTS = 30
+"""Peers that a seed serves at once: whoever waits gets the pieces from those who do not, and each block is where it can
+be passed on so much sooner. Measured with 100 hosts, 16 MB at 1 Mbit/s: 1.63 times the ideal time, 1.71 with 100."""
 
 _MAX_REQUEST_QUEUE = 64
 """Blocks a peer may have in flight from us where there are few. Measured unshaped: 64 is best with 1 peer (2.6 s per
 GB; 2: 11 s) and with 5 (10.9 s; 500: 12.3 s). Deeper queues make a seeder send the same piece twice before peers pass
 it on."""
 
-_MIN_REQUEST_QUEUE = 8
-"""With fewer, an agent with a limit that serves a single peer does not come up to it: a limit of 2 MB/s gave 1.07 MB/s
-with 3 blocks in flight, 1.94 with 8 (libtorrent hands out its quota once a tick)."""
+_MIN_REQUEST_QUEUE = 2
+"""One on its way while the next is asked for."""
 
-_QUEUED_SECONDS = 0.025
-"""How much of a limited uplink, in seconds, may be in flight to a peer: fits every measured link from 10 to 100 Mbit/s.
-With 5 hosts, all limited to 8 MB/s, the publisher sent 1.08 to 1.16 times the archive; with 64 blocks 1.41 times."""
+_QUEUED_SECONDS = 0.2
+"""How much of a limited uplink, in seconds, may be in flight to all peers together: fits every measured link from 10 to
+100 Mbit/s. Less than two of libtorrent's ticks, and a single peer does not get all that the limit allows: of 2 MB/s
+1.07 with 3 blocks in flight, 1.94 with 8."""
 
-_QUEUED_BLOCKS = 320
-"""Blocks in flight to all peers together where the uplink's rate is not known: at 100 Mbit/s with 20 peers 16 blocks
-each are best (1.28 times the ideal time; 64: 1.51, 2: 2.08), with 5 peers on loopback 64."""
+_QUEUED_BLOCKS = 64
+"""Blocks in flight to all peers together where the uplink's rate is not known. What waits at a publisher others do not
+have yet, and ask it for, too. Measured: 5 MB to 20 hosts at 10 Mbit/s 1.54 to 1.60 times the ideal time, 1.70 to 1.77
+with 320; 1 GB to 5 hosts unshaped the same with both, a tenth slower with 32."""
 
 
 def request_queue(upload_limit: int, peers: int = 1) -> int:
     """Blocks that each of ``peers`` may have in flight from us (``reqq``, BEP 10), for an uplink of ``upload_limit``
     bytes/s (0: its rate is not known). It is told once, when a peer connects.
     """
-    queue = round(_QUEUED_SECONDS * upload_limit / BLOCK) if upload_limit else _QUEUED_BLOCKS // max(1, peers)
-    return max(_MIN_REQUEST_QUEUE, min(_MAX_REQUEST_QUEUE, queue))
+    queued = _QUEUED_SECONDS * upload_limit / BLOCK if upload_limit else _QUEUED_BLOCKS
+    return max(_MIN_REQUEST_QUEUE, min(_MAX_REQUEST_QUEUE, round(queued / max(1, peers))))
 
 
 def limits(upload: int, download: int) -> dict[str, Any]:
@@ -157,10 +170,8 @@ def session_settings(settings: EngineSettings) -> dict[str, Any]:
         "max_failcount": 32,
         # A host that does not answer on a fleet's own network is down; the default waits 15 s for it.
         "peer_connect_timeout": 7,
-        # A swarm that starts all at once dials all at once: by default 30 peers a second, and 30 of a tracker's first
-        # answer. Measured: a seed that joins 20 waiting peers has served 5 MB to all in 1.6 s.
-        "connection_speed": 200,
-        "torrent_connect_boost": 100,
+        "connection_speed": CONNECTION_SPEED,
+        "torrent_connect_boost": _CONNECT_BOOST,
         "smooth_connects": False,
         # Of the whole agent; by default 200, which the peers of two torrents of a big fleet would fill.
         "connections_limit": 1000,
@@ -180,12 +191,14 @@ def session_settings(settings: EngineSettings) -> dict[str, Any]:
         "tick_interval": 100,
         # --- how we serve ---
         "choking_algorithm": int(lt.choking_algorithm_t.fixed_slots_choker),  # measured: rate-based 7.6 times the ideal
-        "unchoke_slots_limit": _UNCHOKE_SLOTS,
+        "unchoke_slots_limit": SEED_SLOTS,
         # Peers of a deploy come and go within seconds: whoever waits for a slot must not wait the default 15 s.
         "unchoke_interval": 2,
         "optimistic_unchoke_interval": 4,
         # --- how we fetch ---
         "send_redundant_have": False,  # haves to peers that have the piece: pure overhead that grows with the fleet
+        "initial_picker_threshold": 0,  # the first pieces, too, are those of its own share (shares.py)
+        "allowed_fast_set_size": 0,  # pieces for peers that are choked would be others' shares
         "whole_pieces_threshold": 0,  # measured: with whole pieces per peer, pieces are passed on later
         "strict_end_game_mode": True,  # asks for a block twice only when nothing else is left to ask for
         # --- web seeds: a server that a whole fleet may turn to ---

@@ -10,11 +10,11 @@ from typing import Any
 
 import libtorrent as lt
 
-from shoal.swarm import shares
 from shoal.swarm.metainfo import Parsed
 from shoal.swarm.queueing import Queueing
 from shoal.swarm.resume import Record
 from shoal.swarm.settings import MAX_SOURCES
+from shoal.swarm.shares import Shares
 from shoal.swarm.types import (
     Hold,
     Label,
@@ -107,9 +107,10 @@ class Torrent:
         self.resume_due: float | None = None
         self.progressed_at = 0.0
         self.shares_due: float | None = None  # when to look who else fetches, and to share the pieces out anew
+        self.dial_due: float | None = None  # it has enough peers; when to dial more all the same
         self.queueing = Queueing()
         self.looked_at = (0.0, 0)  # when, and the bytes that had come until then
-        self.sharers: set[str] = set()  # the names that they were shared out among
+        self.shares: Shares | None = None
         self.web_seeds = WebSeedTimer(policy)
         self.swarm_delivered = False  # since the last look
         self.web_delivered = False
@@ -291,17 +292,14 @@ class Torrent:
         recent = (status.total_payload_download - had) / max(0.1, now - before)
         return self.queueing.look(status.download_payload_rate, recent, status.num_peers)
 
-    def share_out(self, own_name: str) -> None:
-        """Begin with a share of the pieces that is ours, beside the other agents that fetch them, too."""
-        if self.metainfo is None:
+    def share_out(self) -> None:
+        """Begin with the pieces that are ours to ask for, beside the other agents that fetch them, too."""
+        if self.shares is None:
             return
         peers = self.handle.get_peer_info()
         names = {agent_name(client_of(info)) for info in peers if not info.flags & lt.peer_info.seed} - {""}
-        # whoever was there may be back at once, and a few that are gone cost nothing
-        if names <= self.sharers:
-            return
-        self.sharers |= names
-        self.handle.prioritize_pieces(shares.priorities(self.metainfo.pieces, own_name, self.sharers))
+        if self.shares.add(names):
+            self.handle.prioritize_pieces(self.shares.priorities())
 
     # --- views ---
 

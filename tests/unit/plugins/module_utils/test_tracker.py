@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 import socket
 import struct
@@ -22,9 +23,14 @@ WHO = trackers.Identity(b"-SH0100-abcdefghijkl", 50000, 7)
 
 @contextlib.contextmanager
 def http_tracker(*bodies, **options):
-    """A server that answers each connection with the next of the bodies; yields its announce URL and the requests."""
+    """A server that answers each connection with the next of the bodies; yields its announce URL and the requests.
+
+    ``then``, where it is given, is the body for all that come after them.
+    """
     status = options.get("status", "200 OK")
     pause = options.get("pause", 0)
+    if "then" in options:
+        bodies = itertools.chain(bodies, itertools.repeat(options["then"]))
     server = socket.socket()
     server.bind(("127.0.0.1", 0))
     server.listen(5)
@@ -310,14 +316,13 @@ class TestProbe:
         assert "event=stopped" in requests[3]
 
     def test_a_tracker_that_forgets_what_it_was_told_is_not_healthy(self):
-        with http_tracker(*([NOBODY] * 1000)) as (url, _requests):
+        with http_tracker(then=NOBODY) as (url, _requests):
             tracker = ask(url)
             tracker.announce = lambda *_args: trackers.Announce(60, None, None, None, (), None)
             assert "does not count" in failure(trackers.TrackerError, lambda: trackers.prove(tracker, WHO))
 
     def test_a_withdrawal_that_overtook_the_announce_is_told_again(self):
-        bodies = [scraped(1), TOLD, scraped(2), TOLD, *([scraped(2)] * 100)]
-        with http_tracker(*bodies) as (url, requests):
+        with http_tracker(scraped(1), TOLD, scraped(2), TOLD, then=scraped(2)) as (url, requests):
             trackers.sample_peers(ask(url), HASH, WHO, 5)
         assert len([request for request in requests if "event=stopped" in request]) > 1
 

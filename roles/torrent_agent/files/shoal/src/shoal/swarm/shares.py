@@ -61,4 +61,4 @@ class Shares:
 def _draw(pieces: int, name: str) -> list[float]:
     # Python promises the same numbers of a seed for ever, whatever the version and the machine
     numbers = Random(name)
-    return [numbers.random() for _ in range(pieces)]
+    return [numbers.random() for _piece in range(pieces)]

@@ -13,7 +13,7 @@ import json
 import sys
 from typing import Any
 
-from shoal.swarm import settings
+from shoal.swarm import engine, settings
 
 session = {}
 for key, value in json.loads(sys.argv[1]).items():
@@ -26,13 +26,20 @@ for key, value in json.loads(sys.argv[1]).items():
         raise SystemExit(f"shoal.swarm.{module} has no {name}")
     setattr(place, name, value)
 ours = settings.session_settings
+tune = engine.Engine._tune
 
 
 def session_settings(*arguments: Any) -> dict[str, Any]:
     return {**ours(*arguments), **session}
 
 
+def replaced_stays(self: engine.Engine, name: str, value: int) -> None:
+    if name not in session:
+        tune(self, name, value)
+
+
 settings.session_settings = session_settings
+engine.Engine._tune = replaced_stays  # type: ignore[method-assign]
 sys.argv = ["shoal", *sys.argv[2:]]
 
 from shoal.cli import main  # noqa: E402

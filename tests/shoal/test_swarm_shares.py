@@ -105,10 +105,10 @@ def test_hosts_take_different_pieces_first(tmp_path: Path) -> None:
             host.fetch(torrent, *fetching[:number])
         for host in fetching:  # now that all know of each other, however long a slow disk took
             host.engine.connect(info_hash, [publisher.endpoint])
+        shared = [host.engine._torrents[info_hash].shares for host in fetching]  # forgotten at the end
         for host in fetching:
             status = host.wait_complete(info_hash)
             assert Path(str(status.payload_path)).read_bytes() == payload.read_bytes()
-        shared = [host.engine._torrents[info_hash].shares for host in fetching]
         assert all(shares and len(shares.names) >= 2 for shares in shared), shared
         sent = publisher.engine.status(info_hash).uploaded
     assert sent < 2.0 * payload.stat().st_size  # with curl it would be 4

@@ -56,7 +56,8 @@ _GATHERING = 0.02
 work on them."""
 
 _NEW_SOURCE = 0.5
-"""Seconds without gathering after a fetch began or a peer connected: to see who it is before it is gone."""
+"""Seconds without gathering after a fetch began or a peer connected, and no gathering either when no byte came for that
+long: what comes then may be a peer, and a small payload is here, and the peer gone, before we look who it is."""
 
 _SEEDING_INTERVAL = 5.0
 """Seconds between looks at what was sent and when, where a policy ends seeding: nobody tells us of sent bytes."""
@@ -184,7 +185,7 @@ class Engine:
         deadline = time.monotonic() + timeout
         with self._lock:
             now = time.monotonic()
-            fetching = [torrent for torrent in self._torrents.values() if torrent.fetching_since is not None]
+            fetching = self._fetching()
             self._session.pause()
             for torrent in fetching:
                 torrent.take_seconds(now)
@@ -740,9 +741,8 @@ class Engine:
                 if self._stopping:
                     return
                 wait = self._next_deadline() - time.monotonic()
-                sources_known = self._sources_known()
             self._bell.wait(wait)
-            if sources_known and time.monotonic() >= self._gather_from:
+            if self._may_gather():
                 time.sleep(_GATHERING)
             with self._lock:
                 for alert in self._session.pop_alerts():
@@ -754,27 +754,33 @@ class Engine:
                 if self._seeding_due is not None and now >= self._seeding_due:
                     self._look_after_seeding()
 
-    def _sources_known(self) -> bool:
-        """Whether something is fetched, and who turns up to give it is told of: web seeds are not."""
-        fetching = [torrent for torrent in self._torrents.values() if torrent.fetching_since is not None]
-        return bool(fetching) and not any(torrent.web_seeds.in_use for torrent in fetching)
+    def _fetching(self) -> list[Torrent]:
+        return [torrent for torrent in self._torrents.values() if torrent.fetching_since is not None]
+
+    def _may_gather(self) -> bool:
+        """Whether bytes come and it is known from whom. Nobody tells us of web seeds before their blocks."""
+        with self._lock:
+            now = time.monotonic()
+            fetching = self._fetching()
+            flowing = any(now - torrent.last_byte_at < _NEW_SOURCE for torrent in fetching)
+            web_seeds = any(torrent.web_seeds.in_use for torrent in fetching)
+            return flowing and not web_seeds and now >= self._gather_from
 
     def _next_deadline(self) -> float:
         due = time.monotonic() + _IDLE_WAIT
         for ours in (self._space_due, self._seeding_due):
             if ours is not None:
                 due = min(due, ours)
-        for torrent in self._torrents.values():
-            if torrent.fetching_since is not None:
-                for own in (
-                    torrent.progress_due,
-                    torrent.resume_due,
-                    torrent.shares_due,
-                    torrent.dial_due,
-                    torrent.web_seeds.due,
-                ):
-                    if own is not None:
-                        due = min(due, own)
+        for torrent in self._fetching():
+            for own in (
+                torrent.progress_due,
+                torrent.resume_due,
+                torrent.shares_due,
+                torrent.dial_due,
+                torrent.web_seeds.due,
+            ):
+                if own is not None:
+                    due = min(due, own)
         return due
 
     def _react_safely(self, alert: Any) -> None:
@@ -815,11 +821,13 @@ class Engine:
         status = torrent.handle.status()
         queue = settings.request_queue(self._settings.upload_limit, status.list_peers)
         self._tune("max_allowed_in_request_queue", queue)
+        if torrent.fetching_since is None:
+            return
         now = time.monotonic()
         self._gather_from = now + _NEW_SOURCE
         self._look_at_peers(torrent, status.num_peers, now)
-        if torrent.fetching_since is not None and torrent.shares_due is None:
-            torrent.shares_due = time.monotonic() + _SHARES_DELAY
+        if torrent.shares_due is None:
+            torrent.shares_due = now + _SHARES_DELAY
 
     def _look_at_peers(self, torrent: Torrent, peers: int, now: float) -> None:
         """Dial nobody while all that is fetched has enough peers; whoever dials us is welcome."""
@@ -828,7 +836,7 @@ class Engine:
 
     def _suit_session(self) -> None:
         """Have the session's settings follow what is fetched."""
-        fetching = [torrent for torrent in self._torrents.values() if torrent.fetching_since is not None]
+        fetching = self._fetching()
         enough = fetching and all(torrent.dial_due is not None for torrent in fetching)
         self._tune("connection_speed", 0 if enough else settings.CONNECTION_SPEED)
         self._tune("unchoke_slots_limit", settings.UNCHOKE_SLOTS if fetching else settings.SEED_SLOTS)
@@ -934,6 +942,7 @@ class Engine:
         record = torrent.record
         torrent.take_counters(status)
         torrent.count_rest()
+        torrent.shares = None  # a number for each piece, of use to nobody any more
         if record.completed_at is None or before is State.DOWNLOADING:
             record.completed_at = time.time()
             self._tell(Event(EventKind.COMPLETE, torrent.info_hash, state=State.COMPLETE))

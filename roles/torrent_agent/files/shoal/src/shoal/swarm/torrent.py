@@ -110,7 +110,7 @@ class Torrent:
         self.dial_due: float | None = None  # it has enough peers; when to dial more all the same
         self.queueing = Queueing()
         self.looked_at = (0.0, 0)  # when, and the bytes that had come until then
-        self.shares: Shares | None = None
+        self.shares: Shares | None = None  # from when its metainfo is known until it is complete
         self.web_seeds = WebSeedTimer(policy)
         self.swarm_delivered = False  # since the last look
         self.web_delivered = False

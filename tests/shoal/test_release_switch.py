@@ -252,6 +252,19 @@ def test_a_listener_elsewhere_is_said_before_the_switch(
     assert (result["error"]["code"], "network namespace" in result["error"]["message"]) == ("no_proof", True)
 
 
+def test_who_begins_to_listen_just_then_is_not_elsewhere(
+    app: App, shop: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A service that is still starting: nobody listens at the first look, and it answers right after."""
+    app.stage("1.0")
+    assert app.activate("1.0")["ok"]
+    look = listeners.on
+    looks = iter([listeners.Listeners()])
+    monkeypatch.setattr(listeners, "on", lambda host, port: next(looks, None) or look(host, port))
+    assert health.proofs(SwitchSpec(restart=["x"], health=[HealthCheck(url=shop.url())])) == ["process"]
+    assert next(looks, None) is None, "it was looked at"
+
+
 def test_without_a_restart_nothing_new_needs_to_answer(app: App) -> None:
     """A static site: the web server goes on, and follows the link."""
     app.stage("1.0")

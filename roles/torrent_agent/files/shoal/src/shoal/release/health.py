@@ -91,10 +91,14 @@ def _why_not(switch: SwitchSpec) -> str:
 def _check_visible(check: HealthCheck) -> None:
     host, port = _address(check)
     found = listeners.on(host, port)
-    hidden = "it belongs to another user" if found.hidden else ""
-    if not found.processes and not hidden:
+    hidden = ""
+    if not found.processes and not found.hidden:
         with suppress(OSError), socket.create_connection((host, port), timeout=1):
-            hidden = "it is in another network namespace (a container?)"
+            found = listeners.on(host, port)  # once more: it may have begun to listen in between
+            if not found.processes:
+                hidden = "it is in another network namespace (a container?)"
+    if found.hidden:
+        hidden = "it belongs to another user"
     if hidden:
         raise ReleaseError(
             f"cannot see which process listens on {host}:{port}: {hidden}",

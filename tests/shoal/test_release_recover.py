@@ -352,7 +352,8 @@ def test_after_a_reboot_every_process_is_new(shop: Any) -> None:
     note["old"] = [{"pid": listening, "started": 1}]
     (app.home / "unproven.json").write_text(json.dumps(note))
     (shop.state / "stuck").touch()  # the boot started it, so a restart command has nothing to do
-    assert app.ask("recover")["outcome"] == "activated"
+    result = app.ask("recover")
+    assert result["outcome"] == "activated", result["message"]
 
 
 # -- staging -----------------------------------------------------------------------------------------------------

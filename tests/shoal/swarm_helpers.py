@@ -16,6 +16,9 @@ import libtorrent as lt
 from shoal.swarm import AddTorrent, Engine, EngineSettings, Event, EventKind, State, TorrentStatus
 
 DEADLINE = 120.0
+SEES_NAMES = 2_000_000
+"""A download limit, bytes/s, for tests that ask whom a payload came from: without one it is here within 10 ms, which a
+busy machine may let pass before the host looks who its peers are."""
 
 
 def make_payload(path: Path, size: int, seed: int = 1) -> Path:

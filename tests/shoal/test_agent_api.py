@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torf
 from agent_helpers import UnixConnection, ask
+from swarm_helpers import SEES_NAMES
 
 from shoal import __version__
 from shoal.agent.client import Client
@@ -122,7 +123,8 @@ def test_peers_may_be_given_by_name(agent_factory, make_payload, make_torrent):
     torrent = make_torrent(payload)
     publisher, host = agent_factory("publisher"), agent_factory("host")
     publisher.seed(payload, torrent)
-    host.client.add(torrent=torrent.read_bytes(), peers=[f"localhost:{publisher.port}"])
+    peers = [f"localhost:{publisher.port}"]
+    host.client.add(torrent=torrent.read_bytes(), peers=peers, download_limit=SEES_NAMES)
     assert host.await_end(torf.Torrent.read(torrent).infohash)["from_peers"] == {"publisher": 200_000}
 
 

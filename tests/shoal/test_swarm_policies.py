@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from swarm_helpers import Host, hosts, make_payload, make_torrent
+from swarm_helpers import SEES_NAMES, Host, hosts, make_payload, make_torrent
 
 from shoal.swarm import EventKind, SeedingPolicy, State
 from shoal.swarm.settings import ip_filter
@@ -53,7 +53,7 @@ def test_seeding_ends_when_the_ratio_is_reached_and_begins_again_when_it_may(
         host1.wait_until(info_hash, lambda status: status.held)
         change(host1, seeding=SeedingPolicy())
         host1.wait_until(info_hash, lambda status: not status.held)
-        host3.fetch(torrent, host1)
+        host3.fetch(torrent, host1, download_limit=SEES_NAMES)
         assert host3.wait_complete(info_hash).from_peers["host1"] > 0
 
 

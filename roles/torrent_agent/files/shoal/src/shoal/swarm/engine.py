@@ -7,6 +7,7 @@ sleeps until an alert comes or, while something is being fetched, until the next
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import threading
 import time
@@ -20,7 +21,7 @@ from typing import Any
 import libtorrent as lt
 import msgspec
 
-from shoal.swarm import alerts, metainfo, settings, space
+from shoal.swarm import alerts, metainfo, settings, space, totals
 from shoal.swarm.endpoints import resolve
 from shoal.swarm.errors import BadTorrent, ConflictingData, NoSpace, SwarmError, UnknownTorrent
 from shoal.swarm.metainfo import Metainfo, Parsed, PayloadFile
@@ -186,11 +187,16 @@ class Engine:
         with self._lock:
             now = time.monotonic()
             fetching = self._fetching()
+            for torrent in fetching:
+                if torrent.totals:
+                    torrent.count_totals()  # while its peers are there
             self._session.pause()
             for torrent in fetching:
                 torrent.take_seconds(now)
             # Blocks on their way to the disk would be missing in resume data that is taken before they are there.
             self._wait_until(lambda: all(torrent.halted for torrent in fetching), deadline)
+            for torrent in fetching:
+                torrent.count_uncounted()
             for torrent in self._torrents.values():
                 self._save_resume_data(torrent)
             saved = self._wait_until(lambda: not any(torrent.saving for torrent in self._torrents.values()), deadline)
@@ -774,6 +780,7 @@ class Engine:
         for torrent in self._fetching():
             for own in (
                 torrent.progress_due,
+                torrent.sample_due,
                 torrent.resume_due,
                 torrent.shares_due,
                 torrent.dial_due,
@@ -811,15 +818,14 @@ class Engine:
         torrent.count_block(alerts.endpoint(alert), alert.piece_index, alert.block_index)
 
     def _on_request(self, torrent: Torrent, alert: Any) -> None:
-        source = alerts.endpoint(alert)
-        torrent.requested[alert.piece_index, alert.block_index] = source
-        torrent.source(source)  # now: by the time its blocks are here, a seed may have left
+        torrent.count_request(alerts.endpoint(alert), alert.piece_index, alert.block_index)
 
     def _on_peer_connect(self, torrent: Torrent, alert: Any) -> None:
         torrent.sources.pop(alerts.endpoint(alert), None)  # somebody else may have had this address and port
         # also those that are still to connect: peers that start together are told of one another first
         status = torrent.handle.status()
-        queue = settings.request_queue(self._settings.upload_limit, status.list_peers)
+        size = torrent.metainfo.size if torrent.metainfo else 0
+        queue = settings.request_queue(self._settings.upload_limit, status.list_peers, size)
         self._tune("max_allowed_in_request_queue", queue)
         if torrent.fetching_since is None:
             return
@@ -840,6 +846,11 @@ class Engine:
         enough = fetching and all(torrent.dial_due is not None for torrent in fetching)
         self._tune("connection_speed", 0 if enough else settings.CONNECTION_SPEED)
         self._tune("unchoke_slots_limit", settings.UNCHOKE_SLOTS if fetching else settings.SEED_SLOTS)
+        by_totals = fetching and all(torrent.totals for torrent in fetching)
+        self._tune("alert_mask", int(settings.ALERT_MASK_FAST if by_totals else settings.ALERT_MASK))
+        # a check of what is on disk is all that a host does for it, and nobody's transfer
+        hashing = any(torrent.hashing for torrent in self._torrents.values())
+        self._tune("hashing_threads", os.cpu_count() or 1 if hashing else 1)
 
     def _tune(self, name: str, value: int) -> None:
         if self._tuned.get(name) != value:
@@ -855,6 +866,7 @@ class Engine:
             torrent.flushed = False
         if alert.state == states.checking_files:
             torrent.hashing = True
+            self._suit_session()
         self._changed(torrent)
 
     def _on_checked(self, torrent: Torrent, _alert: Any) -> None:
@@ -863,6 +875,7 @@ class Engine:
         status = torrent.handle.status()
         if torrent.hashing:
             torrent.hashing = False
+            self._suit_session()
             present = stamp([path for path in torrent.file_paths() if path and path.exists()]) or []
             torrent.rehashed += min(sum(size for size, _t in present), torrent.metainfo.size if torrent.metainfo else 0)
         # Reconcile what is here with what we know to have fetched.
@@ -915,6 +928,7 @@ class Engine:
         fetching = state in (State.DOWNLOADING, State.METADATA) and not still
         if fetching and torrent.fetching_since is None:
             torrent.fetching_since = torrent.last_byte_at = now
+            torrent.sample_due = now if torrent.totals else None
             self._gather_from = now + _NEW_SOURCE
             self._suit_session()
             if state is State.DOWNLOADING and torrent.record.web_seeds:
@@ -922,11 +936,12 @@ class Engine:
         elif not fetching and torrent.fetching_since is not None:
             torrent.take_seconds(now)
             torrent.fetching_since = torrent.progress_due = torrent.resume_due = torrent.shares_due = None
-            torrent.dial_due = None
+            torrent.dial_due = torrent.sample_due = None
             self._suit_session()
             self._take_web_seeds(torrent)
             torrent.web_seeds.stop()
             torrent.take_counters(status)
+            torrent.count_uncounted()
         if state is torrent.state:
             return
         before, torrent.state = torrent.state, state
@@ -990,6 +1005,7 @@ class Engine:
             if torrent.fetching_since is None:
                 torrent.swarm_delivered = torrent.web_delivered = False
                 continue
+            self._look_at_totals(torrent, now)
             if torrent.swarm_delivered or torrent.web_delivered:
                 self._delivered(torrent, now)
             if torrent.progress_due is not None and now >= torrent.progress_due:
@@ -1014,6 +1030,19 @@ class Engine:
                 self._save_resume_data(torrent)
             if torrent.web_seeds.due is not None and now >= torrent.web_seeds.due:
                 self._give_web_seeds(torrent, now)
+
+    def _look_at_totals(self, torrent: Torrent, now: float) -> None:
+        if torrent.totals is None:
+            large = torrent.metainfo is not None and torrent.metainfo.size >= totals.LARGE
+            if not large or not torrent.pace.fast(now):
+                return
+            torrent.begin_totals()
+            self._suit_session()
+        elif torrent.sample_due is None or now >= torrent.sample_due:
+            torrent.count_totals()
+        else:
+            return
+        torrent.sample_due = now + totals.INTERVAL
 
     def _delivered(self, torrent: Torrent, now: float) -> None:
         if torrent.swarm_delivered:

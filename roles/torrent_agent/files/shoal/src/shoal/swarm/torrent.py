@@ -15,6 +15,7 @@ from shoal.swarm.queueing import Queueing
 from shoal.swarm.resume import Record
 from shoal.swarm.settings import MAX_SOURCES
 from shoal.swarm.shares import Shares
+from shoal.swarm.totals import Pace, Totals, split
 from shoal.swarm.types import (
     Hold,
     Label,
@@ -74,6 +75,12 @@ def client_of(info: Any) -> str:
     return client.decode("utf-8", "replace") if isinstance(client, bytes) else str(client)
 
 
+def endpoint_of(info: Any) -> tuple[str, int]:
+    # `remote_endpoint` is 2.1's, `ip` 2.0's
+    address, port = info.remote_endpoint() if hasattr(info, "remote_endpoint") else info.ip
+    return address, port
+
+
 class Torrent:
     """Used under the engine's lock only. Times named ``*_at`` are of the monotonic clock unless in the record."""
 
@@ -101,6 +108,8 @@ class Torrent:
 
         self.sources: dict[tuple[str, int], str | int] = {}
         self.requested: dict[tuple[int, int], tuple[str, int]] = {}  # (piece, block): whom it was asked of last
+        self.totals: Totals | None = None  # instead of the account of each block, once they come fast
+        self.sample_due: float | None = None  # when to look at the totals again
         self.fetching_since: float | None = None
         self.last_byte_at = 0.0
         self.progress_due: float | None = None
@@ -109,6 +118,7 @@ class Torrent:
         self.shares_due: float | None = None  # when to look who else fetches, and to share the pieces out anew
         self.dial_due: float | None = None  # it has enough peers; when to dial more all the same
         self.queueing = Queueing()
+        self.pace = Pace()
         self.looked_at = (0.0, 0)  # when, and the bytes that had come until then
         self.shares: Shares | None = None  # from when its metainfo is known until it is complete
         self.web_seeds = WebSeedTimer(policy)
@@ -199,13 +209,53 @@ class Torrent:
 
     def count_block(self, source: tuple[str, int], piece: int, block: int) -> None:
         """A block came from the peer (or web seed) at ``source`` and is on disk."""
-        if self.metainfo is None or self.flushed:
-            return  # it was told of late and is in the account, see count_rest
+        if self.metainfo is None or self.flushed or self.totals:
+            return  # it was told of late and is in the account, see count_rest and count_totals
         self.requested.pop((piece, block), None)
-        self._count_from(source, self.metainfo.block_size(piece, block))
+        size = self.metainfo.block_size(piece, block)
+        self.pace.count(size)
+        self._count_from(self.source(source), size)
 
-    def _count_from(self, address: tuple[str, int], size: int) -> None:
-        name = self.source(address)
+    def count_request(self, source: tuple[str, int], piece: int, block: int) -> None:
+        """A block was asked of the peer (or web seed) at ``source``."""
+        if self.totals is None:
+            self.requested[piece, block] = source
+            self.source(source)  # now: by the time its blocks are here, a seed may have left
+
+    def begin_totals(self) -> None:
+        """From now on go by what the connections say that they brought, not by blocks."""
+        self.totals = Totals()
+        self.totals.look(self._totals_now())
+        self.requested.clear()
+
+    def count_totals(self) -> None:
+        """Account for what has come since the last call: among the connections as each brought of it."""
+        assert self.totals is not None
+        brought = self.totals.look(self._totals_now())
+        self.take_counters(self.handle.status())
+        uncounted = self._uncounted()
+        if not brought or uncounted <= 0:
+            return
+        for address, size in split(uncounted, brought).items():
+            self._count_from(self.source(address), size)
+
+    def count_uncounted(self) -> None:
+        """No more comes for now: make up for what came since the last look at the totals."""
+        if self.totals:
+            self.take_counters(self.handle.status())
+            self.count_unknown(max(0, self._uncounted()))
+
+    def _uncounted(self) -> int:
+        record = self.record
+        return record.done + record.failed + record.refetched - record.found - record.received
+
+    def _totals_now(self) -> dict[tuple[str, int], int]:
+        peers = self._peer_info()
+        for address, info in peers.items():
+            self._note_source(address, info)
+        return {address: info.total_download for address, info in peers.items()}
+
+    def _count_from(self, name: str | int, size: int) -> None:
         if isinstance(name, int):
             self.record.from_web_seeds += size
             self.web_delivered = True
@@ -231,7 +281,7 @@ class Torrent:
             if unseen <= 0:
                 break
             size = min(unseen, self.metainfo.block_size(piece, block))
-            self._count_from(source, size)
+            self._count_from(self.source(source), size)
             unseen -= size
         self.requested.clear()
         if unseen > 0:  # alerts were dropped
@@ -263,12 +313,17 @@ class Torrent:
     def _look_up_sources(self) -> None:
         if len(self.sources) > 4 * MAX_SOURCES:
             self.sources.clear()  # peers long gone
-        for info in self.handle.get_peer_info():
-            address, port = info.remote_endpoint() if hasattr(info, "remote_endpoint") else info.ip
-            if info.connection_type != lt.peer_info.standard_bittorrent:
-                self.sources[address, port] = _WEB_SEED
-            elif not info.flags & (lt.peer_info.handshake | lt.peer_info.connecting):
-                self.sources[address, port] = agent_name(client_of(info)) or address
+        for address, info in self._peer_info().items():
+            self._note_source(address, info)
+
+    def _note_source(self, address: tuple[str, int], info: Any) -> None:
+        if info.connection_type != lt.peer_info.standard_bittorrent:
+            self.sources[address] = _WEB_SEED
+        elif not info.flags & (lt.peer_info.handshake | lt.peer_info.connecting):
+            self.sources[address] = agent_name(client_of(info)) or address[0]
+
+    def _peer_info(self) -> dict[tuple[str, int], Any]:
+        return {endpoint_of(info): info for info in self.handle.get_peer_info()}
 
     def take_counters(self, status: Any) -> None:
         """Bring the record up to what libtorrent has counted."""
@@ -410,7 +465,7 @@ def _error_text(error: dict[str, Any]) -> str:
 
 
 def _peer(info: Any) -> PeerStatus:
-    address, port = info.remote_endpoint() if hasattr(info, "remote_endpoint") else info.ip
+    address, port = endpoint_of(info)
     client = client_of(info)
     flags = tuple(name for name in _PEER_FLAGS if info.flags & getattr(lt.peer_info, name))
     source = next((name for name, bit in _PEER_SOURCES.items() if info.source & bit), "")

@@ -78,6 +78,11 @@ def test_requests_in_flight_follow_the_peers_or_the_limit() -> None:
     assert settings.request_queue(100 * MB, 100) == 12  # a limit says what the uplink carries
 
 
+def test_a_seed_serves_few_of_many_at_once() -> None:
+    assert [settings.seed_slots(peers) for peers in (0, 20, 40)] == [30] * 3
+    assert [settings.seed_slots(peers) for peers in (41, 100, 800)] == [10] * 3
+
+
 @pytest.mark.parametrize(
     ("story", "rates", "peers", "ends"),
     [
@@ -142,4 +147,4 @@ def test_who_has_enough_peers_dials_no_more_until_bytes_stay_away(
         publisher.engine.connect(info_hash, [one.endpoint, two.endpoint])
         for host in (one, two):
             host.wait_complete(info_hash)
-            wait_for(partial(lambda host: now(host) == (settings.CONNECTION_SPEED, settings.SEED_SLOTS), host))
+            wait_for(partial(lambda host: now(host) == (settings.CONNECTION_SPEED, settings.seed_slots(3)), host))

@@ -827,7 +827,9 @@ class Engine:
         size = torrent.metainfo.size if torrent.metainfo else 0
         queue = settings.request_queue(self._settings.upload_limit, status.list_peers, size)
         self._tune("max_allowed_in_request_queue", queue)
+        torrent.known_peers = status.list_peers
         if torrent.fetching_since is None:
+            self._suit_session()
             return
         now = time.monotonic()
         self._gather_from = now + _NEW_SOURCE
@@ -845,7 +847,8 @@ class Engine:
         fetching = self._fetching()
         enough = fetching and all(torrent.dial_due is not None for torrent in fetching)
         self._tune("connection_speed", 0 if enough else settings.CONNECTION_SPEED)
-        self._tune("unchoke_slots_limit", settings.UNCHOKE_SLOTS if fetching else settings.SEED_SLOTS)
+        peers = max((torrent.known_peers for torrent in self._torrents.values()), default=0)
+        self._tune("unchoke_slots_limit", settings.UNCHOKE_SLOTS if fetching else settings.seed_slots(peers))
         by_totals = fetching and all(torrent.totals for torrent in fetching)
         self._tune("alert_mask", int(settings.ALERT_MASK_FAST if by_totals else settings.ALERT_MASK))
         # a check of what is on disk is all that a host does for it, and nobody's transfer

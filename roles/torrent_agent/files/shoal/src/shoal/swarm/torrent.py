@@ -117,6 +117,7 @@ class Torrent:
         self.progressed_at = 0.0
         self.shares_due: float | None = None  # when to look who else fetches, and to share the pieces out anew
         self.dial_due: float | None = None  # it has enough peers; when to dial more all the same
+        self.known_peers = 0  # connected or not, when the last one connected
         self.queueing = Queueing()
         self.pace = Pace()
         self.looked_at = (0.0, 0)  # when, and the bytes that had come until then

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from swarm_helpers import content, hosts, make_payload, make_torrent
 
-from shoal.swarm import AddTorrent, EventKind, State, WebSeedPolicy
+from shoal.swarm import AddTorrent, EventKind, State, WebSeedPolicy, totals
 from shoal.swarm.webseeds import WebSeedTimer
 
 SIZE = 1_000_000
@@ -105,6 +105,23 @@ def test_a_stalled_torrent_turns_to_the_server(tmp_path: Path, web: WebSeed, kin
         assert content(status.payload_path) == content(payload)
         assert (status.from_web_seeds, status.from_peers) == (status.size, {})
     assert len(web.connections) <= SOON.max_connections
+
+
+def test_a_server_counts_where_bytes_come_fast_too(
+    tmp_path: Path, web: WebSeed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Too fast to be told of each block, see test_swarm_totals.py."""
+    size = 16 * SIZE
+    monkeypatch.setattr(totals, "LARGE", size // 2)
+    payload = make_payload(tmp_path / "www" / "shop.tar", size)
+    with hosts(tmp_path, "host1", web_seed=SOON) as (host1,):
+        info_hash = host1.fetch(make_torrent(payload), web_seeds=(web.url("shop.tar"),), download_limit=6 * SIZE)
+        host1.wait_until(info_hash, lambda s: host1.engine._torrents[info_hash].totals)
+        half_way = host1.wait_until(info_hash, lambda s: s.progress > 0.6)
+        assert half_way.from_web_seeds == pytest.approx(half_way.done, abs=3 * SIZE)
+        status = host1.wait_complete(info_hash)
+        assert (status.from_web_seeds, status.from_peers) == (size, {})
+        assert len(host1.events.of(EventKind.WEB_SEEDS_USED)) == 1, "it is seen to deliver"
 
 
 def test_a_swarm_that_comes_to_life_takes_over_from_the_server(tmp_path: Path, web: WebSeed) -> None:

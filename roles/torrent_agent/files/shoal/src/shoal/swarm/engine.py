@@ -851,7 +851,7 @@ class Engine:
         self._tune("unchoke_slots_limit", settings.UNCHOKE_SLOTS if fetching else settings.seed_slots(peers))
         by_totals = fetching and all(torrent.totals for torrent in fetching)
         self._tune("alert_mask", int(settings.ALERT_MASK_FAST if by_totals else settings.ALERT_MASK))
-        # a check of what is on disk is all that a host does for it, and nobody's transfer
+        # whoever has a check made waits for it
         hashing = any(torrent.hashing for torrent in self._torrents.values())
         self._tune("hashing_threads", os.cpu_count() or 1 if hashing else 1)
 

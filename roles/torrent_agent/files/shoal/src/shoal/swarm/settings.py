@@ -230,11 +230,10 @@ def session_settings(settings: EngineSettings) -> dict[str, Any]:
         # --- web seeds: a server that a whole fleet may turn to ---
         "max_web_seed_connections": settings.web_seed.max_connections,
         # --- how we write and hash ---
-        # By default 10 threads, which wake one another and wait for one lock of the file. Measured with 2, 4 and 10, in
-        # turns where two are named: 1 GB to 1 host unshaped 1.9, 2.1 and 4.3 s, to 5 hosts 10.1, 11.6 and
-        # 17.9 s; 1 is better than 10, too, but then a read waits for a write.
+        # By default 10 threads, which wake one another and wait for one lock of the file. Measured with 1, 2, 4 and 10,
+        # one run each: 1 GB to 1 host unshaped 3.3, 1.9, 2.1 and 4.3 s, to 5 hosts 12.8, 10.1, 11.6 and 17.9 s.
         "aio_threads": 2,
-        "hashing_threads": 1,
+        "hashing_threads": 1,  # all cores while what is on disk is checked (engine.py)
         # --- bounds ---
         "max_metadata_size": MAX_TORRENT_BYTES,
         # Bytes that wait for the disk before peers are made to wait. What the default of 100 MiB takes stays with the

@@ -97,9 +97,10 @@ _MIN_REQUEST_QUEUE = 2
 _PART_OF_PAYLOAD = 75
 _MIN_OF_PAYLOAD = 4
 """Where the uplink's rate is not known, a peer may have so much of the payload in flight, these blocks at least: who
-connects first, before the others are seen, asks for as much as one alone may. Measured: 5 MB to 20 hosts at 10 Mbit/s
-1.47 to 1.49 times the ideal time, with at most 8 blocks 1.52 to 1.56, without a bound 1.60 to 1.62. Two would be best
-there (1.41 to 1.44), but a single peer does not keep a link busy with them."""
+connects first, before the others are seen, asks for as much as one alone may. Measured in turns, two runs each: 5 MB
+to 20 hosts at 10 Mbit/s 1.47 to 1.49 times the ideal time with at most 4 blocks, 1.52 to 1.56 with 8, 1.62 without a
+bound (1.51 to 1.59 as it is, another run). Two would be best there (1.41 to 1.44), but a single peer does not keep a
+link busy with them."""
 
 _QUEUED_SECONDS = 0.2
 """How much of a limited uplink, in seconds, may be in flight to all peers together: fits every measured link from 10 to
@@ -230,8 +231,9 @@ def session_settings(settings: EngineSettings) -> dict[str, Any]:
         # --- web seeds: a server that a whole fleet may turn to ---
         "max_web_seed_connections": settings.web_seed.max_connections,
         # --- how we write and hash ---
-        # By default 10 threads, which wake one another and wait for one lock of the file. Measured with 1, 2, 4 and 10,
-        # one run each: 1 GB to 1 host unshaped 3.3, 1.9, 2.1 and 4.3 s, to 5 hosts 12.8, 10.1, 11.6 and 17.9 s.
+        # By default 10 threads, which wake one another and wait for one lock of the file. Measured in one run each, and
+        # ten went first: 1 GB to 1 host unshaped 2.4 s with 1 and 4.3 with 10, to 5 hosts 15.5 and 17.9 s. In a later
+        # run with totals.py, 1, 2 and 4: 3.3 (it went first), 1.9 and 2.1 s, to 5 hosts 12.8, 10.1 and 11.6 s.
         "aio_threads": 2,
         "hashing_threads": 1,  # all cores while what is on disk is checked (engine.py)
         # --- bounds ---

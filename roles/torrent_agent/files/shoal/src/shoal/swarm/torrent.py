@@ -291,19 +291,14 @@ class Torrent:
     def count_unknown(self, size: int) -> None:
         """``size`` bytes came, from whom was not seen: shared out as the others were."""
         record = self.record
-        received = record.received
-        if not received:
+        if not record.received:
             self._count(_OTHERS, size)
             return
-        left = size
-        for name, count in list(record.from_peers.items()):
-            share = size * count // received
-            self._count(name, share)
-            left -= share
-        if record.from_web_seeds:
-            record.from_web_seeds += left
-        else:
-            self._count(next(iter(record.from_peers)), left)
+        for source, share in split(size, {**record.from_peers, _WEB_SEED: record.from_web_seeds}).items():
+            if isinstance(source, int):
+                record.from_web_seeds += share
+            else:
+                self._count(source, share)
 
     def _count(self, name: str, size: int) -> None:
         counts = self.record.from_peers

@@ -142,6 +142,18 @@ class Host:
     def wait_complete(self, info_hash: str, timeout: float = DEADLINE) -> TorrentStatus:
         return self.wait_until(info_hash, lambda status: status.state is State.COMPLETE, timeout)
 
+    def react_late(self, alert: type, until: Callable[[Any], object]) -> None:
+        """Look at the first alert of that kind, and all after it, once ``until`` holds for the torrent's status by
+        libtorrent: what a busy machine may do, and on loopback all may be over until then."""
+        react = self.engine._reactions[alert]
+
+        def late(torrent: Any, told: Any) -> None:
+            self.engine._reactions[alert] = react
+            wait_for(lambda: until(torrent.handle.status()))
+            react(torrent, told)
+
+        self.engine._reactions[alert] = late
+
 
 @contextmanager
 def hosts(root: Path, *names: str, **options: Any) -> Iterator[list[Host]]:

@@ -48,6 +48,32 @@ def test_a_file_reaches_every_host_and_the_books_balance(tmp_path: Path) -> None
         assert kinds.count(EventKind.COMPLETE) == 1
 
 
+def test_what_came_before_we_looked_was_fetched_not_found(tmp_path: Path) -> None:
+    """On a busy machine blocks come before the agent has seen that the check ended: of nothing, or of an import."""
+    payload = make_payload(tmp_path / "shop-1.0.tar", SIZE)
+    torrent = make_torrent(payload)
+    with hosts(tmp_path, "publisher", "host1") as (publisher, host1):
+        publisher.seed(torrent, payload)
+        host1.react_late(lt.torrent_checked_alert, lambda status: status.total_done > SIZE / 2)
+        info_hash = host1.fetch(torrent, publisher, download_limit=SEES_NAMES)
+        status = host1.wait_complete(info_hash)
+        assert status.from_peers == {"publisher": SIZE}
+        assert (status.downloaded, status.rehashed, status.refetched) == (SIZE, 0, 0)
+
+        assert status.payload_path is not None
+        with status.payload_path.open("r+b") as file:
+            file.seek(SIZE // 2)
+            file.write(bytes(SIZE // 2))
+        host1.engine.set_torrent_limits(info_hash, 0, SEES_NAMES // 2)
+        host1.react_late(lt.torrent_checked_alert, lambda status: status.total_done > SIZE * 3 / 4)
+        host1.engine.recheck(info_hash)
+        again = host1.wait_until(info_hash, lambda s: s.state is State.COMPLETE and s.refetched)
+        assert content(status.payload_path) == content(payload)
+        assert again.downloaded == SIZE + again.refetched
+        pieces = 2 * again.piece_length  # whole ones were lost, and a block was on its way
+        assert again.refetched == pytest.approx(SIZE / 2, abs=pieces)
+
+
 @pytest.mark.parametrize("kind", ["v1", "v2", "hybrid"])
 def test_a_folder_travels_in_every_version_of_the_protocol(tmp_path: Path, kind: str) -> None:
     folder = make_folder(tmp_path)

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from swarm_helpers import Host, hosts, make_payload, make_torrent, sum_uploaded
+from swarm_helpers import hosts, make_payload, make_torrent, sum_uploaded
 
 from shoal.swarm import totals
 from shoal.swarm.settings import ALERT_MASK, ALERT_MASK_FAST
@@ -42,10 +42,6 @@ def test_fast_is_what_comes_at_once_not_what_has_come_in_all() -> None:
     assert not pace.fast(began + 2)
 
 
-def by_totals(host: Host, info_hash: str) -> bool:
-    return host.engine._torrents[info_hash].totals is not None
-
-
 @pytest.mark.parametrize("restarted", [False, True], ids=["in one go", "stopped on the way"])
 def test_the_books_balance_by_totals_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, restarted: bool) -> None:
     monkeypatch.setattr(totals, "LARGE", SIZE // 2)
@@ -55,8 +51,7 @@ def test_the_books_balance_by_totals_too(tmp_path: Path, monkeypatch: pytest.Mon
         for seed in (publisher, host2):
             seed.seed(torrent, payload)
         info_hash = host1.fetch(torrent, publisher, host2, download_limit=LIMIT)
-        host1.wait_until(info_hash, lambda s: by_totals(host1, info_hash))
-        assert host1.engine._tuned["alert_mask"] == ALERT_MASK_FAST
+        host1.wait_until(info_hash, lambda s: host1.engine._tuned["alert_mask"] == ALERT_MASK_FAST)
         if restarted:
             host1.wait_until(info_hash, lambda s: s.progress > 0.6)
             host1.restart()

@@ -874,24 +874,13 @@ class Engine:
 
     def _on_checked(self, torrent: Torrent, _alert: Any) -> None:
         torrent.checking = False
-        record = torrent.record
         status = torrent.handle.status()
         if torrent.hashing:
             torrent.hashing = False
             self._suit_session()
             present = stamp([path for path in torrent.file_paths() if path and path.exists()]) or []
             torrent.rehashed += min(sum(size for size, _t in present), torrent.metainfo.size if torrent.metainfo else 0)
-        # Reconcile what is here with what we know to have fetched.
-        known = record.found + record.received - record.failed - record.refetched
-        difference = status.total_done - known
-        if difference < 0:
-            record.refetched -= difference
-        elif torrent.unclean and record.received:
-            torrent.count_unknown(difference)  # fetched just before the crash, after the last note of the counters
-        else:
-            record.found += difference
-        torrent.unclean = False
-        torrent.take_counters(status)
+        torrent.account_for_check(status)
         if torrent.in_place:
             self._judge_in_place(torrent, status)
         self._changed(torrent)

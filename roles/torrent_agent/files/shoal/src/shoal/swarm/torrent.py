@@ -13,7 +13,7 @@ import libtorrent as lt
 from shoal.swarm.metainfo import Parsed
 from shoal.swarm.queueing import Queueing
 from shoal.swarm.resume import Record
-from shoal.swarm.settings import MAX_SOURCES
+from shoal.swarm.settings import BLOCK, MAX_SOURCES
 from shoal.swarm.shares import Shares
 from shoal.swarm.totals import Pace, Totals, split
 from shoal.swarm.types import (
@@ -27,7 +27,7 @@ from shoal.swarm.types import (
     TrackerStatus,
     WebSeedPolicy,
 )
-from shoal.swarm.webseeds import WebSeedTimer
+from shoal.swarm.webseeds import WebSeedTimer, port_of
 
 _STATES = {
     lt.torrent_status.states.checking_files: State.CHECKING,
@@ -268,8 +268,31 @@ class Torrent:
         """Who is at ``address``: a peer's name, or _WEB_SEED."""
         if address not in self.sources:
             self._look_up_sources()
-        # gone already: its address is all that is known of it
-        return self.sources.setdefault(address, address[0])
+        return self.sources.setdefault(address, self._gone_from(address))
+
+    def _gone_from(self, address: tuple[str, int]) -> str | int:
+        """Who may have been at ``address``, which is all that is known of it: a web seed, if one has that port."""
+        return _WEB_SEED if address[1] in map(port_of, self.record.web_seeds) else address[0]
+
+    def account_for_check(self, status: Any) -> None:
+        """A check has ended: what was found that is not known to have been fetched, and what is here no more."""
+        record = self.record
+        known = record.found + record.received - record.failed - record.refetched
+        # Blocks may have come before we are told that the check has ended; we are told of them next. libtorrent counts
+        # from 0 after each check, and begun blocks with the others, though they are not done.
+        since = status.total_payload_download
+        difference = status.total_done - since - known
+        begun = status.num_peers * BLOCK if since else 0
+        if -begun < difference < 0:
+            difference = 0
+        if difference < 0:
+            record.refetched -= difference
+        elif self.unclean and record.received:
+            self.count_unknown(difference)  # fetched just before the crash, after the last note of the counters
+        else:
+            record.found += difference
+        self.unclean = False
+        self.take_counters(status)
 
     def count_rest(self) -> None:
         """Complete now: make up for the blocks that were not told of."""

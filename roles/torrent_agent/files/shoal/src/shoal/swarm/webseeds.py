@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import random
+from urllib.parse import urlsplit
 
 from shoal.swarm.types import WebSeedPolicy
 
 _SECOND_CHANCE = 60.0
 """Seconds a server is given to help: more than libtorrent's own urlseed_timeout and urlseed_wait_retry together."""
+
+_PORTS = {"http": 80, "https": 443}
+
+
+def port_of(url: str) -> int:
+    """The port that ``url`` is fetched from; 0 if it says none, as a .torrent may say anything."""
+    try:
+        parts = urlsplit(url)
+        return parts.port or _PORTS.get(parts.scheme, 0)
+    except ValueError:
+        return 0
 
 
 class WebSeedTimer:

@@ -70,10 +70,6 @@ others fill it, or make room. In that time they may take what we leave free, and
 _SHARES_DELAY = 0.1
 """Seconds after a peer connected until we look who it is: it has told its name, and others came with it."""
 
-_ENOUGH_PEERS = 20
-"""Peers of a torrent from which we dial no more. Each peer is told of each piece that we get, and tells us: of 100
-hosts that all knew one another each received 1.50 times the payload, 1.24 times with about 37 peers each."""
-
 _DIAL_AGAIN = 5.0
 """Seconds after the last look, there is one a second while bytes come, from when we dial all the same: those we have
 may have nothing for us."""
@@ -670,6 +666,9 @@ class Engine:
         try:
             if not record.data_path:
                 store.mkdir(parents=True, exist_ok=True)
+            if torrent.shares:
+                # the tracker's first answer may come before it is seen that something is fetched
+                self._tune("torrent_connect_boost", settings.FETCH_BOOST)
             torrent.handle = self._session.add_torrent(params)
         except (RuntimeError, OSError) as error:
             raise SwarmError(f"torrent {record.info_hash} cannot be added: {error}") from error
@@ -839,7 +838,7 @@ class Engine:
 
     def _look_at_peers(self, torrent: Torrent, peers: int, now: float) -> None:
         """Dial nobody while all that is fetched has enough peers; whoever dials us is welcome."""
-        torrent.dial_due = now + _DIAL_AGAIN if peers >= _ENOUGH_PEERS else None
+        torrent.dial_due = now + _DIAL_AGAIN if peers >= settings.enough_peers(torrent.known_peers) else None
         self._suit_session()
 
     def _suit_session(self) -> None:
@@ -847,6 +846,7 @@ class Engine:
         fetching = self._fetching()
         enough = fetching and all(torrent.dial_due is not None for torrent in fetching)
         self._tune("connection_speed", 0 if enough else settings.CONNECTION_SPEED)
+        self._tune("torrent_connect_boost", settings.FETCH_BOOST if fetching else settings.SEED_BOOST)
         peers = max((torrent.known_peers for torrent in self._torrents.values()), default=0)
         self._tune("unchoke_slots_limit", settings.UNCHOKE_SLOTS if fetching else settings.seed_slots(peers))
         by_totals = fetching and all(torrent.totals for torrent in fetching)

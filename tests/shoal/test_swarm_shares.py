@@ -125,7 +125,7 @@ def test_hosts_take_different_pieces_first(tmp_path: Path) -> None:
 def test_who_has_enough_peers_dials_no_more_until_bytes_stay_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(settings, "_ENOUGH", 2)
+    monkeypatch.setattr(settings, "ENOUGH_PEERS", 2)
     monkeypatch.setattr(engine, "_DIAL_AGAIN", 1.5)
     payload = make_payload(tmp_path / "app.tar", 4 * MB)
     torrent = make_torrent(payload, piece_length=16 * 1024)
@@ -153,8 +153,3 @@ def test_who_has_enough_peers_dials_no_more_until_bytes_stay_away(
             host.wait_complete(info_hash)
             wait_for(partial(lambda host: now(host) == (settings.CONNECTION_SPEED, settings.seed_slots(3)), host))
             assert dialled_at_once(host) == settings.SEED_BOOST
-
-
-def test_fewer_of_many_peers_are_enough() -> None:
-    few, many = settings.enough_peers(20), settings.enough_peers(100)
-    assert few == 20 > many > settings.FETCH_BOOST, "who dials is still looking for more when its first ones answer"

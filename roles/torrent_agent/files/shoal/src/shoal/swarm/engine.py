@@ -838,7 +838,7 @@ class Engine:
 
     def _look_at_peers(self, torrent: Torrent, peers: int, now: float) -> None:
         """Dial nobody while all that is fetched has enough peers; whoever dials us is welcome."""
-        torrent.dial_due = now + _DIAL_AGAIN if peers >= settings.enough_peers(torrent.known_peers) else None
+        torrent.dial_due = now + _DIAL_AGAIN if peers >= settings.ENOUGH_PEERS else None
         self._suit_session()
 
     def _suit_session(self) -> None:

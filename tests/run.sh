@@ -62,6 +62,11 @@ run "${last[@]}"
 
 printf '\n== summary, %s s\n' $((SECONDS - began))
 sed 's/^/  /' "$logs/results"
+# Once more, for who sees the end only
+for stage in $(awk '/^FAILED/ { print $2 }' "$logs/results"); do
+  echo "  last of what failed in $stage:"
+  { failed_tasks "$logs/$stage.log"; grep -aE '^(FAILED|ERROR) |^make' "$logs/$stage.log"; } | tail -n 30 | cut -c-400 | sed 's/^/    /'
+done
 if grep -hE '^SKIPPED ' "$logs"/*.log >"$logs/skipped"; then
   echo '  not run here:'
   sed 's/^/    /' "$logs/skipped"

@@ -45,7 +45,9 @@ def test_a_client_fetches_from_our_agent(
     with running(client, tmp_path / "home", torrent, fetched.parent) as port:
         agent.client.change(info_hash, peers=[f"127.0.0.1:{port}"])
         wait_until(lambda: same(fetched, payload), DEADLINE, f"{client.program} has fetched everything")
-        wait_until(lambda: agent.client.torrent(info_hash)["uploaded"] >= SIZE, what="the agent counts what it gave")
+        # libtorrent counts a block when it hears that the kernel took it, which is too late if who got it hung up
+        given = SIZE - 16 * 1024
+        wait_until(lambda: agent.client.torrent(info_hash)["uploaded"] >= given, what="the agent counts what it gave")
 
 
 def test_our_agent_fetches_from_a_client(

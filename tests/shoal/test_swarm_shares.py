@@ -72,8 +72,8 @@ def test_who_is_known_later_takes_pieces_and_gives_none() -> None:
 def test_requests_in_flight_follow_the_peers_or_the_limit() -> None:
     assert [settings.request_queue(0, peers) for peers in (0, 1, 5, 10, 20, 40, 500)] == [64, 64, 13, 6, 3, 2, 2]
     # a bigger payload may have more of it in flight, to each and in all
-    assert [settings.request_queue(0, 1, size * MB) for size in (1, 5, 10, 32, 1000)] == [4, 4, 8, 26, 64]
-    assert [settings.request_queue(0, 20, size * MB) for size in (5, 8, 32, 1000)] == [3, 4, 16, 16]
+    assert [settings.request_queue(0, 1, size * MB) for size in (1, 5, 10, 64, 128, 1000)] == [4, 4, 8, 8, 16, 64]
+    assert [settings.request_queue(0, 20, size * MB) for size in (5, 8, 32, 1000)] == [3, 4, 8, 16]
     assert settings.request_queue(2 * MB, 1) == 24
     assert settings.request_queue(100 * MB, 100) == 12  # a limit says what the uplink carries
 

@@ -103,12 +103,15 @@ _MIN_REQUEST_QUEUE = 2
 """One on its way while the next is asked for."""
 
 _PART_OF_PAYLOAD = 75
-_MIN_OF_PAYLOAD = 4
-"""Where the uplink's rate is not known, a peer may have so much of the payload in flight, these blocks at least: who
-connects first, before the others are seen, asks for as much as one alone may. Measured in turns, two runs each: 5 MB
-to 20 hosts at 10 Mbit/s 1.47 to 1.49 times the ideal time with at most 4 blocks, 1.52 to 1.56 with 8, 1.62 without a
-bound (1.51 to 1.59 as it is, another run). Two would be best there (1.41 to 1.44), but a single peer does not keep a
-link busy with them."""
+_FEW_BLOCKS = (4, 8)
+_PART_OF_LARGE = 500
+"""Where the uplink's rate is not known, a peer may have so much of the payload in flight: a 75th, within these blocks,
+of a large one a 500th. Who connects first, before the others are seen, asks for as much as one alone may, and keeps its
+place in the uplink's queue: of 20 hosts two got half of what the publisher sent when they were told 64 and 52 blocks
+and the last ones 16, and passing that on was theirs alone. Measured in turns, times the ideal time: 64 MB to 20 hosts
+at 100 Mbit/s 1.45 to 1.50 with a 75th, 1.38 to 1.43 with a 300th, 1.30 to 1.38 with a 500th (8 blocks), 1.50 to 1.52
+with an 800th; 5 MB to 20 hosts at 10 Mbit/s 1.47 to 1.49 with at most 4 blocks, 1.52 to 1.56 with 8, 1.62 without a
+bound. Two would be best there (1.41 to 1.44), but a single peer does not keep a link busy with them."""
 
 _QUEUED_SECONDS = 0.2
 """How much of a limited uplink, in seconds, may be in flight to all peers together: fits every measured link from 10 to
@@ -131,7 +134,8 @@ def request_queue(upload_limit: int, peers: int = 1, size: int = 0) -> int:
         most, queued = float(_MAX_REQUEST_QUEUE), _QUEUED_SECONDS * upload_limit / BLOCK
     else:
         blocks = size / BLOCK
-        most = min(_MAX_REQUEST_QUEUE, max(_MIN_OF_PAYLOAD, blocks / _PART_OF_PAYLOAD)) if size else _MAX_REQUEST_QUEUE
+        few = min(_FEW_BLOCKS[1], max(_FEW_BLOCKS[0], blocks / _PART_OF_PAYLOAD))
+        most = min(_MAX_REQUEST_QUEUE, max(few, blocks / _PART_OF_LARGE)) if size else _MAX_REQUEST_QUEUE
         queued = max(_QUEUED_BLOCKS[0], min(_QUEUED_BLOCKS[1], blocks / _QUEUED_SHARE))
     return max(_MIN_REQUEST_QUEUE, round(min(most, queued / max(1, peers))))
 

@@ -13,6 +13,8 @@ import pytest
 from interop_helpers import CLIENTS, Client, require_command, running
 from tracker_helpers import tracker_process
 
+from shoal.swarm.settings import BLOCK
+
 pytestmark = pytest.mark.slow
 
 SIZE = 5_000_000
@@ -46,7 +48,7 @@ def test_a_client_fetches_from_our_agent(
         agent.client.change(info_hash, peers=[f"127.0.0.1:{port}"])
         wait_until(lambda: same(fetched, payload), DEADLINE, f"{client.program} has fetched everything")
         # libtorrent counts a block when it hears that the kernel took it, which is too late if who got it hung up
-        given = SIZE - 16 * 1024
+        given = SIZE - BLOCK
         wait_until(lambda: agent.client.torrent(info_hash)["uploaded"] >= given, what="the agent counts what it gave")
 
 

@@ -134,8 +134,9 @@ def request_queue(upload_limit: int, peers: int = 1, size: int = 0) -> int:
         most, queued = float(_MAX_REQUEST_QUEUE), _QUEUED_SECONDS * upload_limit / BLOCK
     else:
         blocks = size / BLOCK
-        few = min(_FEW_BLOCKS[1], max(_FEW_BLOCKS[0], blocks / _PART_OF_PAYLOAD))
-        most = min(_MAX_REQUEST_QUEUE, max(few, blocks / _PART_OF_LARGE)) if size else _MAX_REQUEST_QUEUE
+        least, few = _FEW_BLOCKS
+        part = max(least, min(few, blocks / _PART_OF_PAYLOAD), blocks / _PART_OF_LARGE)
+        most = min(_MAX_REQUEST_QUEUE, part) if size else _MAX_REQUEST_QUEUE
         queued = max(_QUEUED_BLOCKS[0], min(_QUEUED_BLOCKS[1], blocks / _QUEUED_SHARE))
     return max(_MIN_REQUEST_QUEUE, round(min(most, queued / max(1, peers))))
 
